@@ -6,7 +6,7 @@ three Rayleigh paths within half a cyclic prefix; SNR 20 dB. The default wavefor
 
     scripts/carrier_offsets.py [--rounds 40] [EXPERIMENT.toml]
 
-With PYTHONPATH set to another version's tree it measures that one, for a table before and after.
+With PYTHONPATH set to the source tree of another version it measures that version, for a comparison.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Builds the documentation site (extra `docs`): the pages of docs/ as they are, and pages made from the code.
 
-Made here: every stage, driver, check and attack with its options; the tables of experiment, lab, map and grid; the
-commands; the Python interface; each study with the paper's claims beside ours. The build is strict: a link that leads
-nowhere fails it. The site loads nothing from elsewhere.
+This script makes pages of every stage, driver, check and attack with its options; of the tables of experiment, lab, map
+and grid; of the commands; of the Python interface; and of each study, with the paper's claims and our results. A broken
+link makes the build fail. The site loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def options(struct: Any) -> Iterator[str]:
 
 
 def stages() -> str:
-    """Every thing that has a name, with its options, from the registry."""
+    """Return the page of everything that the registry finds by name, with its options."""
     from testbed.config import describe
     from testbed.core import registry
 
     out = [
         "# Stages, drivers, checks and attacks",
-        "Everything that a file or a command names, as `testbed list` has it.",
+        "Everything that a file or a command refers to by name, as `testbed list` prints it.",
     ]
     for key, kind in registry.KINDS.items():
         out.append(f"## {key}: {kind.what}")
@@ -85,7 +85,7 @@ def stages() -> str:
 
 
 def files() -> str:
-    """Every table of the files that a user writes."""
+    """Return the page of all tables of the files that a user writes."""
     from testbed.config.describe import _structs
     from testbed.core.config import ChainFile, Experiment, Lab
     from testbed.lab.grid import GridFile
@@ -107,7 +107,7 @@ def files() -> str:
 
 
 def commands() -> str:
-    """The help of every command."""
+    """Return the page with the help of every command."""
     import typer
 
     from testbed.cli import app
@@ -129,7 +129,7 @@ def commands() -> str:
 
 
 def python() -> str:
-    """Signatures and docstrings of what a notebook or an extension uses."""
+    """Return the page with signatures and docstrings of what a notebook or an extension uses."""
     import testbed.replay
     from testbed import testing
     from testbed.assess import health
@@ -188,7 +188,7 @@ def documented(thing: Any) -> str:
 
 
 def study(folder: Path) -> str:
-    """A study's figures, and the paper's claims beside ours."""
+    """Return the page of a study: its figures, and the paper's claims with our results."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     out = [f"# Study {results['study']}", f"Paper {results['paper']}; made by `testbed study {results['study']}`."]
     rows = ["| claim | paper | here | |\n|---|---|---|---|"]
@@ -216,7 +216,8 @@ def _short(value: Any) -> str:
 
 
 def links(text: str, page: Path, source: Path) -> str:
-    """Return a page whose links to files that are not on the site are text, the others as the site has them."""
+    """Return a page with its links changed to those of the site; a link to a file that is not on the site becomes
+    text."""
 
     def one(found: re.Match[str]) -> str:
         label, target, anchor = found[1], found[2], found[3] or ""

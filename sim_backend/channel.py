@@ -1,8 +1,9 @@
 """Paths between two places of a scene, and the taps that represent them in sampled signals.
 
-A path is transmitter → scatterer → receiver with the scatterer's own complex coefficient; in scenes of TR 38.901 it has
-a second body on Alice's side, so that the angles at both ends are right. All links share the scatterers, so Eve's
-correlation with Bob follows from their positions alone, and a link and its reverse have the same values.
+A path is transmitter → scatterer → receiver with the scatterer's own complex coefficient. In scenes of TR 38.901, a
+path has a second body on Alice's side, so that the angles at both ends are those of the standard. All links share the
+scatterers, so that Eve's correlation with Bob follows from their positions alone, and a link and its reverse have the
+same values.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
 
 _NONE: C128 = np.empty(0, np.complex128)
 _MOST_SPREAD = 1 << 18
-"""Most numbers (paths times samples) that are spread at once: 4 MB."""
+"""Largest number of values (paths times samples) that are spread at once: 4 MB."""
 
 
 def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
@@ -66,8 +67,8 @@ def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
     n = len(parts)
     # (link, step, re/im, path): each path in the row of its whole number of samples
     spread = np.where((whole[:, None, :] == np.arange(span)[:, None])[:, :, None, :], parts[:, None], 0.0)
-    # row `step` must begin `step` taps later: rows are stored one value longer than they are read, which shifts each by
-    # one
+    # Row `step` must begin `step` taps later. Rows are stored one value longer than they are read, which shifts each
+    # row by one more.
     length = span - 1 + 2 * HALF
     slipped = np.zeros((n, span, length + 1, 2))
     rows = spread.reshape(n, 2 * span, -1) @ powers.swapaxes(1, 2) @ FARROW
@@ -111,7 +112,7 @@ class Channel:
                 self._places[name] = (anchor + step * np.array([np.cos(heading), np.sin(heading), 0.0]), velocity)
         far = self._scatterers.far_m
         self._far_side = set() if far is None else {name for name in self._places if self._nearer_to_alice(name)}
-        """Places from which the far bodies are seen."""
+        """Places at which paths meet the second bodies (`Scatterers.far_m`)."""
         self._gap_m = 0.0 if far is None else np.sqrt(((far - self._scatterers.position_m) ** 2).sum(axis=1))
         direct = 10 ** (scene.multipath.direct_db / 20)
         across = direct if self._scatterers.direct is None else self._scatterers.direct
@@ -158,7 +159,7 @@ class Channel:
         return bool(to_alice < to_bob)
 
     def hang_surface(self, shape: tuple[int, int] | None) -> None:
-        """Give the scene's surface, if it has one, the board's shape (rows, columns); None removes the board."""
+        """Give the scene's surface, if there is one, the board's shape (rows, columns); None removes the board."""
         placed = self._scene.surface
         self._elements = (
             element_positions(placed, shape, self._wavelength_m) if placed is not None and shape is not None else None
@@ -176,10 +177,11 @@ class Channel:
     ) -> tuple[C128, F64]:
         """Return (amplitude, delay_s) of the paths between two places at a moment.
 
-        First direct, then the scatterers, then (from `n_air` on) the surface's elements before their own phases; no
-        elements where either end is behind it. Amplitude λ/4πd · coefficient · exp(−j2πf_cτ): Doppler is the phase that
-        changes because τ does. Read-only arrays: they are shared between calls. Where either end has several antennas,
-        both are (antenna of x, antenna of y, path).
+        The direct path comes first, then those over the scatterers, then (from `n_air` on) those over the surface's
+        elements without the elements' phases; there are none of the latter if either end is behind the surface. The
+        amplitude is λ/4πd · coefficient · exp(−j2πf_cτ); Doppler shifts follow from the change of τ. The arrays are
+        shared between calls and read-only. If either end has several antennas, both are (antenna of x, antenna of y,
+        path).
         """
         turned = x > y
         if turned:
@@ -267,7 +269,7 @@ class Channel:
     def attacked_paths(
         self, x: str, y: str, time_s: float, carrier_hz: float, at_x: Array | None = None, at_y: Array | None = None
     ) -> tuple[C128, F64]:
-        """Return (amplitude, delay_s) over the elements of the adversary's surface, before their own phases.
+        """Return (amplitude, delay_s) over the elements of the adversary's surface, without the elements' phases.
 
         Empty where there is none or either end is behind it; amplitudes and axes as in `paths`. Read-only.
         """

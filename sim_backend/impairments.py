@@ -1,7 +1,7 @@
-"""What a real front end does to samples, drawn from seeds by name and time.
+"""The impairments of a real radio front end, drawn from seeds by name and time.
 
-Every random draw is keyed by (seed, world seed, device, purpose, tick), so a sample depends on when it was taken and
-never on the order in which processes asked for it.
+Every random draw is keyed by (seed, world seed, device, purpose, tick), so that a sample depends on its time and not on
+the order in which processes request samples.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     place: str | None = None
     """Where in the scene it stands: alice, bob or eve. Default: the node's name."""
     timed: bool = True
-    """False: like a stock Pluto, it cannot start at a given time, and repeats its transmission until it is silenced."""
+    """Whether it times its samples; false: like a stock Pluto, it cannot start at a given time, and repeats its
+    transmission until it is silenced."""
     noise_figure_db: NonNegative = 6.0
     tx_power_dbm: float = 0.0
     """Transmit power of a full-scale constant envelope at transmit gain 0 dB."""
     full_scale_dbm: float = -20.0
-    """Received power that just fills the converter at receive gain 0 dB."""
+    """Received power that corresponds to full scale at receive gain 0 dB."""
     clock_ppm: float | None = None
     """Error of the sample clock; default: drawn within ±2."""
     clock_offset_s: float | None = None
@@ -56,18 +57,18 @@ class OneAntenna(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overflow_probability: Probability = 0.0
     """Probability that a reception loses samples in the middle and reports it."""
     stale_buffers: Annotated[int, Meta(ge=0)] = 0
-    """Fault, off by default: so many receptions after a retune or a transmission return samples from before it with new
-    times. A driver that does this breaks the Radio contract."""
+    """Number of receptions after a retune or a transmission that return earlier samples with new times. This fault is
+    off by default; a driver that behaves like this breaks the Radio contract."""
 
 
 class RadioOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of a simulated radio; every field is a key of `options` in its lab table."""
 
     receive_only: bool = False
-    """It cannot transmit, as an RTL-SDR cannot: for Eve."""
+    """Whether it can only receive, like an RTL-SDR; for Eve."""
     n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Antennas in a line, each with its own chains, all on one oscillator; the first is at the node's place in the
-    scene."""
+    """Number of antennas in a line, each with its own chains, all on one oscillator; the first one is at the node's
+    position in the scene."""
     antenna_spacing_wavelengths: Annotated[float, Meta(gt=0)] = 0.5
     antenna_axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
     """Direction of that line."""
@@ -85,7 +86,7 @@ class Oscillator:
     _STEPS = 256
     _LEVELS = 3
     _KEPT = 8
-    """Bridges of one level that are remembered."""
+    """Number of bridges of one level that are cached."""
 
     def __init__(self, seed: int, name: str, offset_hz: float, linewidth_hz: float) -> None:
         self.offset_hz = offset_hz
@@ -116,7 +117,7 @@ class Oscillator:
         points: F64 = since_us + skip_us
         # jitter may reach back before the world's start: the walk begins one block earlier
         noise = self._fine(first + self._STEPS**self._LEVELS, int(points[-1]) + 2)
-        # offset and noise are both straight between the knots
+        # Offset and noise are both linear between the knots.
         knots = noise + (at_start + slope * (np.arange(noise.size) - skip_us))
         whole = points.astype(np.intp)
         points -= whole
@@ -173,7 +174,7 @@ class FrontEnd:
     """One radio's analogue parts and converters at one setting, in one world."""
 
     def __init__(self, name: str, options: RadioOptions, seed: int, world_seed: int, settings: RadioSettings) -> None:
-        """`seed` draws the device (chains, clock), `world_seed` what is random in this run (noise, jitter)."""
+        """`seed` determines the device (chains, clock), `world_seed` the randomness of this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
         rows = range(options.n_antennas)
@@ -200,7 +201,7 @@ class FrontEnd:
 
     def jitter(self, side: str, start: int) -> int:
         """Return actual minus nominal start in ticks."""
-        # Box–Muller from one hash: a Generator costs ten times as much, and this runs for every frame
+        # Box–Muller from one hash is used, because a Generator takes ten times as long and this runs for every frame.
         bits = derive(*self._run, "jitter", side, start)
         radius = math.sqrt(-2 * math.log(((bits & 0x7FFFFFFF) + 1) / 2**31))
         normal = radius * math.cos(2 * math.pi * (bits >> 31) / 2**32)
@@ -233,7 +234,7 @@ class FrontEnd:
             row += noise.view(np.complex64)
         rng = rngs[0]
         gain_db = self._settings.rx_gain_db - options.full_scale_dbm
-        # faults are drawn after the noise, so that a fault that is switched on does not change the noise
+        # Faults are drawn after the noise, so that switching a fault on does not change the noise.
         steps, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
         if steps:
             gain_db += options.gain_step_db * (1.0 if rng.random() < 0.5 else -1.0)

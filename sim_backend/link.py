@@ -16,7 +16,7 @@ from testbed.core.identity import Identity, secure
 from testbed.core.world import DriverContext
 
 _LOOK_UP_S = 0.05
-"""How often who waits looks whether it still should."""
+"""Seconds between two checks of a waiting request whether it should still wait."""
 ANSWER_S = 5.0
 """How long the World may take for an immediate answer (it may be computing for another device)."""
 
@@ -91,7 +91,7 @@ class Link:
     def _answer(
         self, request: Any, operation: str, state: str, timeout_s: float, check: Callable[[], None] = lambda: None
     ) -> tuple[Reply, bytes]:
-        """Wait for the answer to a request that was sent, or to one that was only told and is refused."""
+        """Wait for the answer to a request, or for the refusal of an earlier one that was sent by `tell`."""
         socket = self._local.socket
         told: dict[int, str] = self._local.told
         deadline = time.monotonic() + timeout_s
@@ -148,7 +148,7 @@ class Link:
             if self.session:
                 self.ask(Detach(id=self.next_id(), session=self.session), state, timeout_s=1.0)
         except DeviceError:
-            pass  # already detached, which is the aim
+            pass  # it is already detached
         finally:
             self._context.destroy(linger=0)
 

@@ -18,7 +18,7 @@ def world_in_thread(
     peer_timeout_s: float = 2.0,
     radio: RadioPlan | None = None,
 ) -> Iterator[str]:
-    """Serve on a free loopback port until the block is left; yields the endpoint. `scene` None: not reset yet."""
+    """Serve on a free loopback port until the block is left; yields the endpoint. `scene` None: a client sets it."""
     stop, ready = threading.Event(), threading.Event()
     endpoints: list[str] = []
 

@@ -15,11 +15,11 @@ from testbed.core.gate import Gate
 
 PROTOCOL = 4
 MAX_SAMPLES = 1 << 22
-"""Most samples of one request, all antennas together: 32 MiB."""
+"""Largest number of samples of one request, over all antennas: 32 MiB."""
 MAX_PATTERNS = 1024
-"""Most patterns of one schedule."""
+"""Largest number of patterns of one schedule."""
 MAX_WINDOWS = 4096
-"""Most windows of one request."""
+"""Largest number of windows of one request."""
 MAX_HEADER_BYTES = 1 << 20
 """Longest header; a scene is the longest content."""
 MAX_FRAME_BYTES = 8 * MAX_SAMPLES + 1024
@@ -63,7 +63,7 @@ class Tune(_Request, tag="tune", kw_only=True):
     sample_rate_hz: Rate
     turnaround_s: Annotated[float, Meta(ge=0, le=3600)]
     free: bool = False
-    """The radio starts and stops at any time and declares nothing; other radios do not wait for it."""
+    """Whether the radio starts and stops at any time without declarations, so that other radios do not wait for it."""
     n_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     spacing_wavelengths: Annotated[float, Meta(gt=0, le=1e6)] = 0.5
     axis: tuple[Direction, Direction, Direction] = (1.0, 0.0, 0.0)
@@ -76,7 +76,7 @@ class Transmit(_Request, tag="transmit", kw_only=True):
     shift: Tick = 0
     cyclic: bool = False
     answer: bool = True
-    """False: there is an answer only where the request is refused."""
+    """Whether the request is answered in any case; false: only if it is refused."""
     seed: Seed
     """Seed of the world for which the samples were made."""
 
@@ -131,7 +131,7 @@ class Silence(_Request, tag="silence", kw_only=True):
 
 
 class Pass(_Request, tag="pass", kw_only=True):
-    """Let time pass: no transmission can start before `until` any more."""
+    """Let time pass: from then on, no transmission can start before `until`."""
 
     until: Tick
 
@@ -179,11 +179,11 @@ class Reply(Struct, kw_only=True, frozen=True):
     now: int = 0
     """The device's current time: the earliest instant at which it can still transmit or change."""
     runs: bool = False
-    """Tune: time passes by itself (wall pace), so that a request can become late on its way."""
+    """Tune: whether the air is in wall pace, so that a request can become late on its way."""
     time: int = 0
     """Apply: the first tick with the new pattern."""
     times: tuple[int, ...] = ()
-    """Schedule: the same of each pattern."""
+    """Schedule: the first tick with each pattern."""
     seed: int = 0
     """Seed of the world since its last reset."""
     failed: tuple[Failure, ...] = ()

@@ -1,7 +1,7 @@
 """Reception of a transmission in another band and at another rate: shifted, filtered, resampled.
 
-Two bands have one interval of frequencies in common, so that one kernel does all three: a windowed sinc as wide as that
-interval and centred on it, evaluated at the receiver's samples.
+Two bands have one interval of frequencies in common. One kernel therefore does all three operations: a windowed sinc
+with the width and the centre of that interval, evaluated at the receiver's samples.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext
 
 _HASTE = 50
-"""Most attempts at a transmission "now" whose time was over before it could be ordered."""
+"""Largest number of attempts at a transmission "now", each of which fails if its time passes before it is ordered."""
 
 
 _QUEUE = 4096
-"""Transmissions that the World keeps until their time comes."""
+"""Number of transmissions that the World keeps until their time."""
 _LEAD_S = 0.5e-3
-"""On the wall clock: lead time of a transmission that was too late without one."""
+"""On the wall clock, lead time of a transmission "now" that was too late without one."""
 _LONGEST_LEAD_S = 64e-3
 """Largest lead time, after several transmissions that were still too late."""
 
@@ -55,19 +55,19 @@ class SimRadio(Radio):
         self._seed = context.seed
         self._timed = self._options.timed
         self._capabilities: RadioCapabilities | None = None
-        """What was last described; None where timing has changed since."""
+        """The cached capabilities; None where timing has changed since."""
         self._clock = device_clock(name, self._options, context.seed)
         self._front: FrontEnd | None = None
         self._world_seed = -1
         self._old: C64 | None = None
         self._stale = 0
         self._promised = 0
-        """The World knows that this radio transmits nothing before this tick, or before a later one."""
+        """A tick before which the World knows that this radio transmits nothing; it may know a later one."""
         self._time_runs = False
         self._first = True
         """Whether nothing was transmitted yet, at these settings in this world."""
         self._unheard: list[tuple[IqBlock, float | None]] = []
-        """Transmissions since the World's last answer."""
+        """Number of transmissions since the World's last answer."""
         self._link = link_for(name, context)
         try:
             self._link.attach("radio", self.state)
@@ -110,8 +110,8 @@ class SimRadio(Radio):
         }
 
     def now_s(self) -> float:
-        """Return the clock's reading at the end of all that the device declared, which is its present in virtual
-        time."""
+        """Return the clock's reading at the end of everything that the device has declared, which is its present time
+        in virtual time."""
         return self._clock.reading_s(self._now())
 
     def idle_until(self, time_s: float) -> None:
@@ -179,16 +179,16 @@ class SimRadio(Radio):
                 time.sleep(lead_s)  # so that it is on the air when this returns
                 return
             except LateTransmit:
-                # another radio's reception has let time pass; if time passes by itself, a lead time is needed
+                # A reception of another radio has let time pass. On the wall clock, a lead time is needed.
                 if self._time_runs:
                     lead_s = min(max(2 * lead_s, _LEAD_S), _LONGEST_LEAD_S)
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
     def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
-        """Where time passes by itself, have the World answer all of them together: a train must not wait for each."""
+        """On the wall clock, have the World answer all transmissions together: a train must not wait for each one."""
         if not self._time_runs or len(blocks) < 2 or self._clock.world_ticks(blocks[0].time_s) < 0:
             return super()._do_transmit_many(blocks)
-        out = super()._do_transmit_many(blocks[:1])  # what is wrong with the connection shows by this one
+        out = super()._do_transmit_many(blocks[:1])  # shows whether the connection works
         if isinstance(out[0], OffAir | NewWorld):
             return out * len(blocks)
         made = [self._transmission(self._clock.world_ticks(x.time_s), x, False, True) for x in blocks[1:]]
@@ -201,8 +201,8 @@ class SimRadio(Radio):
         return out
 
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
-        # In virtual time only the first transmission waits for its answer: later ones cannot be late where they start
-        # after what was promised, and what else may be wrong (dropped, a new world) comes with the next answer.
+        # In virtual time only the first transmission waits for its answer: later ones cannot be late if they start
+        # after the promised time, and other errors (dropped, a new world) come with the next answer.
         answer = at_s is None or self._time_runs or self._first or start < self._promised
         request, samples = self._transmission(start, block, cyclic, answer)
         if answer:
@@ -324,7 +324,7 @@ class SimRadio(Radio):
             request = Silence(id=self._link.next_id(), session=self._link.session, final=self.is_interrupted)
             self._link.ask(request, self.state, timeout_s=2.0)
         except OffAir:
-            pass  # the radio has nothing on the air
+            pass  # the radio transmits nothing
 
     def _do_close(self) -> None:
         self._link.forget_told()
@@ -344,11 +344,10 @@ class SimRadio(Radio):
         return reply.now
 
     def _come_back(self, dropped: OffAir) -> None:
-        """Attach and tune anew after having been dropped from the air for silence.
+        """Attach and tune again after the World dropped this radio because it was silent.
 
-        Raises `dropped` afterwards where something was sent that nobody will hear: the round that it belonged to is
-        spoilt, the next one is not. Raises it at once where another process has taken this radio's name, or before
-        `configure`.
+        Raises `dropped` afterwards if transmissions were lost, because their round is then lost as well; the next round
+        works. Raises it at once where another process has taken this radio's name, or before `configure`.
         """
         if isinstance(dropped, Replaced) or self._settings is None:
             raise dropped
@@ -358,7 +357,7 @@ class SimRadio(Radio):
             raise dropped
 
     def _heard_from(self, reply: Reply) -> None:
-        """Note an answer: requests are served in order, so all transmissions before it are on the air."""
+        """Take note of an answer: requests are served in order, so all earlier transmissions are on the air."""
         self._promised = reply.now
         self._unheard.clear()
 

@@ -25,9 +25,10 @@ class Scatterers:
     coefficient: C128
     """(scatterer,) complex reflection."""
     far_m: F64 | None = None
-    """(scatterer, 3) positions that Alice's side sees in place of `position_m`; a path between the sides meets both."""
+    """(scatterer, 3) positions of the bodies on Alice's side; for Alice they take the place of `position_m`. A path
+    between the two sides leads over both bodies."""
     direct: complex | None = None
-    """Coefficient of the direct path between the sides; None: as in the scene's multipath."""
+    """Coefficient of the direct path between Alice's side and the other; None: that of the scene's multipath."""
 
     @classmethod
     def draw(cls, plan: Multipath, seed: int) -> Scatterers:

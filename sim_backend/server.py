@@ -1,4 +1,4 @@
-"""The World's process: one ROUTER socket in front of one `Air`; it holds receptions until they can be computed."""
+"""The World's process: one ROUTER socket in front of one `Air`; it keeps receptions until they can be computed."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
 """How often the loop checks whether it must stop."""
 _QUEUED = 1000
-"""Requests that may wait on a connection."""
+"""Largest number of requests that wait on a connection."""
 _HANDSHAKE_MS = 5000
 MAX_SESSIONS = 256
-"""Most devices on the air at a time."""
+"""Largest number of devices on the air."""
 
 log = logging.getLogger("testbed.world")
 
@@ -139,7 +139,7 @@ def serve(
     try:
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
-        # nothing may grow with what a peer sends, not even before the peer is authenticated
+        # Memory must not grow with what a peer sends, not even before the peer is authenticated.
         socket.setsockopt(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
         socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         socket.setsockopt(zmq.RCVHWM, _QUEUED)
@@ -195,7 +195,7 @@ class _Session:
 
 @dataclass(slots=True)
 class _Train:
-    """Receptions with a common answer."""
+    """Receptions that are answered together."""
 
     fields: list[Any]
     """Samples by window, None until they are available."""
@@ -216,7 +216,7 @@ class _Window:
     asked: m.Receive | m.Window
     end: int
     index: int = 0
-    """In the train."""
+    """Position in the train."""
 
 
 @dataclass(slots=True)
@@ -227,13 +227,13 @@ class _Waiting:
     request: m.Receive | m.ReceiveMany
     name: str
     windows: list[_Window]
-    """Those that are not answered, in ascending order of time."""
+    """Windows that are not answered yet, in ascending order of time."""
     deadline: float
     train: _Train | None = None
 
     @property
     def end(self) -> int:
-        """When the last of its samples is there: a train is answered, and computed, as a whole."""
+        """Time of its last sample: a train is computed and answered as a whole."""
         return self.windows[-1].end
 
 
@@ -241,7 +241,7 @@ _Due = tuple[_Waiting, _Window]
 
 
 class _Server:
-    """Requests in, answers out; time is passed in, sending is a function: the loop above owns both."""
+    """Turns requests into answers. The loop in `serve` passes the time and the function that sends."""
 
     def __init__(self, send: Callable[[bytes, list[Any]], None], pace: str, peer_timeout_s: float) -> None:
         self._send, self._paced, self._peer_timeout_s = send, pace == "wall", peer_timeout_s
@@ -250,9 +250,9 @@ class _Server:
         self._sessions: dict[str, _Session] = {}
         self._waiting: list[_Waiting] = []
         self._lagging: dict[str, tuple[float, int]] = {}
-        """Radios for which others wait: since when, and their horizon then."""
+        """Radios for which others wait → (since when, the radio's horizon at that time)."""
         self._next_look = 0.0
-        """When to look for them again."""
+        """Time of the next check for silent radios."""
         self._strikes = Strikes(most=20)
         self.refused = 0
         """Messages that were malformed, or that this world could not serve."""
@@ -274,7 +274,7 @@ class _Server:
             request = m.decode_request(frames[0])
         except ProtocolError as exc:
             self._strike(route)
-            # without an id no client can match an answer, unless the header at least carries one
+            # A client can only match an answer by its id, which is read from the header if it can be decoded.
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
             return
         try:
@@ -298,7 +298,7 @@ class _Server:
             return
         try:
             self._end(session, why)
-        except Exception as exc:  # what was wrong with this device is wrong with its leaving, too
+        except Exception as exc:  # the same error may occur again while the device leaves
             log.error("%s: %s", self._sessions[session].name, exc)
             self._air.stations.pop(self._sessions[session].name, None)
 
@@ -367,7 +367,7 @@ class _Server:
         return ready
 
     def due_in_s(self, now: float) -> float:
-        """Return how long `settle` may be left alone if no message arrives."""
+        """Return the time after which `settle` must be called if no message arrives."""
         moments = [w.deadline for w in self._waiting]
         moments += [max(since + self._peer_timeout_s, self._next_look) for since, _ in self._lagging.values()]
         if self._paced:
@@ -400,7 +400,7 @@ class _Server:
         air = self._air
         match request:
             case m.Detach():
-                self._end(request.session, "it said goodbye")
+                self._end(request.session, "it has detached")
                 del self._sessions[request.session]
             case m.Tune():
                 self._sessions[request.session].silenced = False
@@ -543,7 +543,7 @@ class _Server:
             self._waiting.append(waiting)
 
     def _complete(self, ready: list[_Due]) -> None:
-        """Compute receptions together; where the air refuses one of them, each for itself."""
+        """Compute receptions together or, if the air refuses one of them, one by one."""
         receptions = [Reception(w.name, x.asked.start, x.asked.n_samples, x.asked.shift) for w, x in ready]
         try:
             heard = self._air.hear_many(receptions) if receptions else []
@@ -611,7 +611,8 @@ class _Server:
         self._waiting = [w for w in self._waiting if w.name != session.name]
 
     def _pass_time(self, now: float) -> None:
-        """In wall pace the air's time is the wall clock's: late requests are late, and no radio is waited for."""
+        """In wall pace, advance the air's time to the wall clock's: requests can be late, and no reception waits for a
+        radio."""
         if self._paced:
             self._air.pass_time(to_ticks(now - self._began))
 
@@ -628,5 +629,5 @@ def _id_of(frames: list[bytes]) -> int:
     try:
         found = msgspec.msgpack.decode(frames[0][: m.MAX_HEADER_BYTES])["id"]
         return found if type(found) is int and 0 <= found <= 1 << 53 else 0
-    except Exception:  # whatever arrived, only its sender loses an answer
+    except Exception:  # only the sender of such a message gets no answer
         return 0

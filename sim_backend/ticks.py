@@ -1,6 +1,6 @@
 """The World's time: whole picoseconds since its last reset, and how a device's own clock reads it.
 
-Integers, so that "the same instant" means the same number in every process; 2^63 ps are 106 days.
+Times are integers, so that "the same instant" means the same number in every process; 2^63 ps are 106 days.
 """
 
 from __future__ import annotations

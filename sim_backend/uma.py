@@ -1,11 +1,11 @@
 """Scatterers of a 3GPP TR 38.901 UMa drop: the standard's rays, turned into positions.
 
 The library `sionna-no-rt` draws delays, powers and angles of one Alice–Bob link (steps 1 to 9 of TR 38.901, 7.5). Each
-ray then gets two bodies, one in its direction of departure from Alice and one in its direction of arrival at Bob,
-equally far from either, such that the path over both has the ray's delay. From there on geometry alone decides: Bob
-moves among bodies that do not move, and Eve sees the same bodies from her place. This is spatial consistency, and at a
-wavelength's distance it gives the theoretical correlation; the library's own procedures for two terminals give none,
-or far too much.
+ray then gets two bodies, one in its direction of departure from Alice and one in its direction of arrival at Bob, at
+the same distance from these, such that the path over both bodies has the ray's delay. All further channels follow from
+geometry: Bob moves among bodies at rest, and Eve's paths lead over the same bodies. Channels are thus spatially
+consistent, and at distances of a wavelength they have the theoretical correlation. The library's own procedures for two
+terminals give no correlation, or far too much.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from testbed.core.seeds import derive
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
 
 CLEARANCE_M = 10.0
-"""Least distance of a body from an end. Where the early echoes of a drop would need a nearer body, all echoes come
-later (without line of sight: the standard gives only differences of delays), or that echo does (with line of sight)."""
+"""Least distance of a body from an end. If an early echo of a drop would need a nearer body, it is delayed: alone with
+line of sight, or together with all others without (the standard then states only differences of delays)."""
 
 
 def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
@@ -38,7 +38,7 @@ def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
     direct_m = float(np.linalg.norm(bob - alice))
     away, arriving = _unit(aod, zod), _unit(aoa, zoa)
     total_m = direct_m + delay_s * SPEED_OF_LIGHT_M_S
-    if not plan.line_of_sight:  # the standard counts from the first echo
+    if not plan.line_of_sight:  # the standard counts delays from the first echo
         shortest_m = _length(alice, bob, away, arriving, np.array(CLEARANCE_M))
         total_m += max(float((shortest_m - total_m).max()), 0.0)
     r = np.maximum(_reach(alice, bob, total_m, away, arriving), CLEARANCE_M)
@@ -56,7 +56,7 @@ def draw(scene: Scene, carrier_hz: float, seed: int) -> Scatterers:
 
 
 def _length(alice: F64, bob: F64, away: F64, arriving: F64, r: F64) -> F64:
-    """Return the lengths (ray,) of the ways over two bodies at r from Alice and from Bob."""
+    """Return the lengths (ray,) of the paths over two bodies at distance r from Alice and from Bob."""
     middle = bob - alice + r[..., None] * (arriving - away)
     return np.asarray(2 * r + np.sqrt((middle**2).sum(axis=-1)))
 

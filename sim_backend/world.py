@@ -31,13 +31,13 @@ an absolute grid, so that the result does not depend on how a receiver divides i
 RETENTION = TICKS_PER_S
 """How far behind the frontier a reception may still begin."""
 LONGEST_PATH = TICKS_PER_S // 50_000
-"""Echoes later than 20 µs (6 km) are not computed."""
+"""Largest delay of echoes that are computed: 20 µs (6 km)."""
 NEARLY = 1 / 32
 """Carriers that differ by at most this share of the (equal) rate are shifted sample by sample: what leaves the band at
 one end then enters it at the other, as in a receiver whose filter is too wide by that much."""
 FOREVER = 1 << 62
 MAX_UNHEARD = 1 << 24
-"""Most samples of one radio that are still to be sent: 128 MiB."""
+"""Largest number of samples of one radio that are still to be sent: 128 MiB."""
 
 
 class Refused(Exception):
@@ -59,7 +59,7 @@ class Transmission:
     shift: int
     """Actual minus nominal start (jitter)."""
     end: int
-    """First tick at which nothing of it is sent any more; FOREVER while cyclic."""
+    """First tick after its last sample; FOREVER while it is repeated."""
     samples: C64
     """(sample,) in √mW; for an array (antenna, sample)."""
     sample_rate_hz: float
@@ -82,7 +82,7 @@ class Transmission:
         return self.samples[..., first:stop]
 
     def stretch(self, first: int, stop: int) -> C64:
-        """Return samples first…stop, zeros before it begins and after it ends."""
+        """Return samples first…stop; they are 0 before its beginning and after its end."""
         out = np.zeros((*self.samples.shape[:-1], stop - first), np.complex64)
         begin, limit = max(first, 0), min(stop, self.length)
         if begin < limit:
@@ -100,7 +100,7 @@ class Station:
     turnaround: int
     horizon: int
     free: bool = False
-    """It cannot time its transmissions, so it declares nothing, and no other radio waits for it."""
+    """Whether it cannot time its transmissions; it then declares nothing, and no other radio waits for it."""
     array: Array | None = None
     """None: a single antenna."""
 
@@ -144,11 +144,11 @@ class _Attacker:
     plan: Attacker
     seed: int
     forgotten: int = 0
-    """End of the latest transmission that is not kept any more."""
+    """End of the latest transmission that is no longer kept."""
     _known: dict[int, NDArray[np.complex128]] = field(default_factory=dict)
 
     def phasor_at(self, time: int, sent: list[Transmission]) -> NDArray[np.complex128]:
-        """Return (element,) reflections at a tick, all that was sent up to it being declared."""
+        """Return (element,) reflections at a tick; `sent` must contain all transmissions up to it."""
         return self._drawn(max((t for t in self.changes(sent) if t <= time), default=self.forgotten))
 
     def changes(self, sent: list[Transmission]) -> list[int]:
@@ -202,7 +202,7 @@ class _Piece:
     offset: float
     """Samples from the reception's start to the transmission's."""
     band_hz: tuple[float, float] | None = None
-    """Band that it has in common with the receiver, from its carrier on; None: the bands are (nearly) the same."""
+    """Band that it has in common with the receiver, relative to its carrier; None: the bands are (nearly) the same."""
     lag: int = 0
     h: NDArray[np.complex128] = field(default_factory=lambda: np.empty(0, np.complex128))
     """Taps from `lag` on."""
@@ -237,7 +237,8 @@ class _Piece:
         out[..., first:stop] += heard if out.ndim == heard.ndim else heard[0]
 
     def _mix_into(self, out: C64, band_hz: tuple[float, float]) -> None:
-        """Add it where it is in another band or at another rate: the channel at the sender's rate, then the change."""
+        """Add it if it is in another band or at another rate: first the channel at the sender's rate, then
+        `resample`."""
         sent_rate, rate = self.sent.sample_rate_hz, self.to.sample_rate_hz
         n, n_taps = self.stop - self.first, self.h.shape[-1]
         # where the receiver's samples lie, in samples of the sender
@@ -275,16 +276,17 @@ class Air:
         self.frontier = 0
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
-        """By their starts."""
+        """The transmissions, by their starts."""
         self._longest = 0
-        """Most ticks from the start to the end of any of them."""
+        """Largest duration of a transmission in ticks."""
         self._surface: _Surface | None = None
         self._attacker: _Attacker | None = None
 
     # ---------------------------------------------------------------- scene and clock
 
     def reset(self, scene: Scene, carrier_hz: float, seed: int, channel: Channel | None = None) -> None:
-        """Begin again at time 0 with new channels: radios stay with nothing sent, the surface is as after power-up.
+        """Start again at time 0 with new channels: radios stay on the air without transmissions, and the surface is as
+        after power-up.
 
         `channel` replaces the one drawn from the seed.
         """
@@ -335,7 +337,7 @@ class Air:
             del self.stations[name]
 
     def drop(self, name: str) -> None:
-        """Take a silent radio off the air; its declarations stay, because others may have received their beginning."""
+        """Take a silent radio off the air; its transmissions stay, because others may have received a part of them."""
         del self.stations[name]
         for sent in self._sent:
             if sent.radio == name and sent.cyclic and sent.end == FOREVER:
@@ -394,7 +396,7 @@ class Air:
                 f"start; samples are kept for {to_seconds(RETENTION):g} s",
             )
         end = start + duration(n_samples, station.sample_rate_hz)
-        # it cannot transmit before its switch has changed over, so this is declared, too
+        # It cannot transmit before its switch has changed over, so that time is declared as well.
         self.declare(name, end + station.turnaround)
         return end
 
@@ -412,8 +414,8 @@ class Air:
 
         The caller has made sure that no declaration is missing.
 
-        The sum over transmitters of what they sent, convolved with their channel, at exact delays; zero elsewhere and
-        while this radio itself sends or turns round. Sample m is at start + shift + m / rate.
+        It is the sum of all transmissions, each convolved with its channel, at exact delays. It is 0 where nothing is
+        received, and while this radio itself sends or changes over. Sample m is at start + shift + m / rate.
         """
         (heard,) = self.hear_many([Reception(name, start, n_samples, shift)])
         return heard
@@ -440,7 +442,7 @@ class Air:
         start = r.start + r.shift
         nearby = self._sent_between(start - LONGEST_PATH, end)
         found = [s for s in nearby if s.end > s.start and s.end > start - LONGEST_PATH]
-        # the order of the declarations must not affect the rounding of the sum
+        # The sum is in a fixed order, so that its rounding does not depend on the order of the declarations.
         return sorted(found, key=lambda s: (s.start, s.radio))
 
     def _pieces(self, r: Reception) -> list[_Piece]:
@@ -569,7 +571,7 @@ class Air:
         return when
 
     def schedule(self, board: str, patterns: Sequence[U8], times: Sequence[int], latency: int) -> tuple[int, ...]:
-        """Have each pattern latch at its time, which the command reached `latency` before; return the times."""
+        """Have each pattern latch at its time; the command must come `latency` before the first. Returns the times."""
         surface = self._held_by(board)
         earliest = max(self.frontier + latency, surface.since[-1])
         if times[0] < earliest:

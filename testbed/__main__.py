@@ -1,4 +1,4 @@
-"""Start of the command: from here on a signal ends it in order, also while the libraries are still being loaded."""
+"""Starts the command `testbed`. A signal ends it in order, even while the libraries are still being loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Entry point of `testbed`. Exit status 130, and no traceback, where a signal ends it at any time."""
+    """Run the command. If a signal ends it at any time, its exit status is 130, and there is no traceback."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup

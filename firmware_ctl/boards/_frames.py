@@ -1,4 +1,5 @@
-"""Frames of our own controller's protocol (`firmware/README.md`): COBS, ended by a zero, CRC-16 inside."""
+"""Frames of the protocol of this project's own controller (`firmware/README.md`): COBS, ended by a zero, with a
+CRC-16."""
 
 from __future__ import annotations
 

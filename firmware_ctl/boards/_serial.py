@@ -19,7 +19,7 @@ _LOOK_AGAIN_S = 0.02
 """How often `reopen` checks whether the port is back."""
 _AT_ONCE = 4096
 _DRAIN_S = 0.1
-"""Time in which a full buffer can be read; if data come for longer, the device is sending."""
+"""Time in which a full buffer can be read; if data still come after it, the device is sending."""
 
 
 class PortLost(DeviceError):
@@ -51,7 +51,7 @@ class SerialLink:
             made = serial.Serial(self.port, self.baud, timeout=0, write_timeout=0, exclusive=True)
         except (OSError, ValueError) as exc:  # SerialException is an OSError
             raise self._error("open", _why_not(self.port, self.baud, exc)) from exc
-        # adapters hold short answers back for up to 16 ms; a port without such a timer (a pty) refuses the setting
+        # Adapters delay short answers by up to 16 ms; a port without such a timer (a pty) refuses the setting.
         with contextlib.suppress(OSError, ValueError, NotImplementedError):
             made.set_low_latency_mode(True)
         self._serial, self._pending = made, b""

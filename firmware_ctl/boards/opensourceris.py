@@ -1,10 +1,10 @@
 """OpenSourceRIS (TH Köln, github mheinri): 16×16 elements of one bit, ASCII lines at 115200 8N1.
 
 Lines end in LF alone: the board ignores a command with a CR, or with anything else that it does not accept, and sends
-no error. Replies have no number, so commands are sent one at a time, and `#OK` alone proves little: a pattern counts as
-applied once the board has read it back. After any failure no reply counts until the line was quiet and the board has
-answered a question. Each command has a time limit of its own: the Bluetooth key takes the board about 3 s, and a
-repeated command would start that again.
+no error. Replies have no number. Therefore commands are sent one at a time, and an `#OK` does not suffice: a pattern
+counts as applied once the board has read it back. After a failure no reply counts until the line was quiet and the
+board has answered a question. Each command has a time limit of its own, because the board takes about 3 s for the
+Bluetooth key and a repeated command would start that again.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class OpenSourceRisOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The keys of `options` in its lab table."""
 
     uri: Annotated[str, Meta(min_length=1)] | None = None
-    """The port, such as /dev/ttyUSB0; to be given unless the lab emulates the board."""
+    """The port, such as /dev/ttyUSB0; required unless the lab emulates the board."""
     baud: Annotated[int, Meta(gt=0)] = 115200
     verify: bool = True
-    """Whether every pattern is read back; otherwise a late or doubled `#OK` may be taken for the next one's."""
+    """Whether every pattern is read back; otherwise a late or repeated `#OK` may be mistaken for that of the next
+    one."""
     answer_s: Annotated[float, Meta(gt=0)] = 0.2
     """How long the reply may take for commands that are answered at once (all but `!BT-Key`)."""
     quiet_s: Annotated[float, Meta(gt=0)] = 0.1
@@ -52,7 +53,7 @@ class _Confused(Exception):
 
 
 class _OutOfTime(_Confused):
-    """There was no time left for another question."""
+    """There was no time left for another command."""
 
 
 class _AnotherBoard(DeviceError):
@@ -135,7 +136,7 @@ class OpenSourceRis(Board):
                 held = self._ask("?Pattern", rb"#0X([0-9A-F]{64})", end_s)[1].decode()
                 if held.lower() != wanted[2:]:
                     raise _Confused(f"the board holds 0x{held.lower()} instead")
-                if self._suspect:  # a surplus answer could be taken for this one
+                if self._suspect:  # a surplus reply could be mistaken for this one
                     self._same_board("apply", end_s)
             return AppliedPattern(pattern.digest, self.now_s())
 
@@ -182,7 +183,7 @@ class OpenSourceRis(Board):
                 self._suspect = False
                 return got
             except _OutOfTime:
-                pass  # the failure before says more
+                pass  # the earlier failure is more informative
             except _Confused as exc:
                 last = str(exc)
             except _AnotherBoard:
@@ -220,7 +221,7 @@ class OpenSourceRis(Board):
     def _ask(self, command: str, reply: bytes, end_s: float, wait_s: float | None = None) -> re.Match[bytes]:
         """Send one command and return the match of its reply, which may take `wait_s` (None: `answer_s`).
 
-        Raises _Confused for any other, and where none comes.
+        Raises _Confused for another reply, and if no reply comes.
         """
         left_s = end_s - time.monotonic()
         if left_s <= 0:

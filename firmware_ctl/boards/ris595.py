@@ -1,4 +1,4 @@
-"""Our own controller (`firmware_ctl/firmware`) over a serial line.
+"""This project's own controller (`firmware_ctl/firmware`) over a serial line.
 
 A pattern counts as applied only when the board has reported, with the sequence number of that request, the CRC-32 of
 its outputs' content. The board executes a sequence number only once, so an unanswered request is simply sent again. A
@@ -31,7 +31,8 @@ from testbed.core.types import AppliedPattern, SurfacePattern
 from testbed.core.world import DriverContext
 
 _PATIENCE_S = 0.1
-"""Time to wait for an answer, beyond that on the wire: adapters delay bytes by up to 16 ms, and hosts may be busy."""
+"""Time to wait for an answer in addition to its time on the wire: adapters delay bytes by up to 16 ms, and hosts may be
+busy."""
 _LONGEST_REPLY = 2**16
 _LONGEST_SILENCE_S = 1000.0
 """Longest time that the board's watchdog can be set to."""
@@ -46,7 +47,7 @@ class Ris595Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Its serial port, e.g. /dev/ttyUSB0."""
     baud: Annotated[int, Meta(ge=1200, le=4_000_000)] = 500_000
     rows: Annotated[int, Meta(ge=1)] | None = None
-    """Where given, rows, columns and phase_bits must be those that the board reports."""
+    """If they are given, rows, columns and phase_bits must equal those that the board reports."""
     columns: Annotated[int, Meta(ge=1)] | None = None
     phase_bits: Annotated[int, Meta(ge=1, le=3)] | None = None
     open_timeout_s: Annotated[float, Meta(gt=0)] = 2.0
@@ -82,7 +83,7 @@ class Ris595(Board):
         self._baud = o.baud
         self._seq = int.from_bytes(os.urandom(2), "little")  # random, so that no earlier process used the same numbers
         self._known = 0
-        """The board's clock when it was last read, in µs, not wrapped; `_known_at_s` on the host's."""
+        """The board's clock at its last reading, in µs, not wrapped; `_known_at_s` is the host's clock at that time."""
         self._known_at_s = time.monotonic()
         self._book: list[SurfacePattern] = []
         """The patterns that this driver stored in the board's codebook."""
@@ -190,7 +191,9 @@ class Ris595(Board):
             step(Command.BOOK_CHUNK, struct.pack("<I", at) + data[at : at + self._chunk])
         count, stored = struct.unpack_from("<HI", step(Command.BOOK_END).payload)
         if (count, stored) != (len(codebook), crc):
-            raise DeviceError(self.name, "upload", self.state, f"the board stored {count} patterns of another content")
+            raise DeviceError(
+                self.name, "upload", self.state, f"the {count} patterns that the board stored differ from those sent"
+            )
         self._book = list(codebook)
 
     def _do_apply_many(
@@ -269,7 +272,7 @@ class Ris595(Board):
             wrong = "an acknowledgement was lost"
         if wrong is not None:
             raise DeviceError(self.name, "apply_many", self.state, wrong)
-        return False  # late, or repeated
+        return False  # a late or repeated reply
 
     def _stored(self, operation: str, index: int) -> SurfacePattern:
         if not 0 <= index < len(self._book):
@@ -294,7 +297,7 @@ class Ris595(Board):
     ) -> Reply:  # fmt: skip
         """Have a command executed and return its last reply.
 
-        `crc`: of what the outputs must hold afterwards; the command is repeated while they hold something else.
+        `crc`: CRC-32 of the outputs' content afterwards; the command is repeated while they hold something else.
         `anew`: whether the command may be repeated after a reset of the board; it may not if it depends on earlier
         ones.
         """
@@ -311,7 +314,7 @@ class Ris595(Board):
                     return late
             except PortLost:
                 self._link.reopen(max(0.0, deadline_s - time.monotonic()))
-                self._greet_again(operation, deadline_s, anew=True)  # the board may have gone on all the while
+                self._greet_again(operation, deadline_s, anew=True)  # the board itself may not have been reset
                 continue
             except _Rebooted:
                 self._greet_again(operation, deadline_s, anew)
@@ -361,7 +364,7 @@ class Ris595(Board):
                 fits = len(answer.payload) >= _LEAST_PAYLOAD.get(command, 0)
                 if answer.seq == self._seq and answer.kind == _final(command) and fits:
                     return answer
-                # everything else is late, or the first of two replies
+                # Any other reply is late, or the first of two.
         raise DeviceTimeout(self.name, operation, self.state, "the board does not answer")
 
     def _next_reply(self, until_s: float) -> Reply | None:
@@ -394,7 +397,7 @@ class Ris595(Board):
         if not (1 <= bits <= 8 and rows and columns and chunk and input_bytes):
             raise DeviceError(
                 self.name, operation, self.state, f"the board at {self._link.port} reports {rows}×{columns} "
-                f"elements of {bits} bit and takes {chunk} bytes of {input_bytes}: no such board",
+                f"elements of {bits} bit, chunks of {chunk} bytes and a buffer of {input_bytes}: these are impossible",
             )  # fmt: skip
         was, found = self._board, (serial, rows, columns, bits)
         self._strange = was is not None and was != found
@@ -445,7 +448,7 @@ _LEAST_PAYLOAD = {
     Command.TIME: 4, Command.BOOK_END: 6, Command.APPLY: 8, Command.TRIGGER: 8, Command.INDEX: 8, Command.QUEUE: 4,
     Command.READBACK: 4,
 }  # fmt: skip
-"""Bytes of the last reply to each command; a shorter one was damaged without effect on its checksum."""
+"""Number of bytes of the last reply to each command; a shorter reply is damaged, even if its checksum is right."""
 
 
 def _final(command: Command) -> int:

@@ -1,4 +1,4 @@
-/* What the core needs of the hardware. The core calls these from ris_init, ris_feed and ris_poll only. */
+/* The hardware functions that the core needs. It calls them from ris_init, ris_feed and ris_poll only. */
 #ifndef RIS_HAL_H
 #define RIS_HAL_H
 
@@ -11,19 +11,19 @@ struct hal {
     /* Send bytes to the host; returns when they are on their way. */
     void (*send)(void *self, const uint8_t *data, size_t n);
 
-    /* Shift n bytes into the chain, the whole of it, and take what falls out at its end. The outputs stay. */
+    /* Shift n bytes, the length of the chain, in, and store the bytes that are shifted out. The outputs do not change. */
     void (*exchange)(void *self, const uint8_t *out, uint8_t *in, size_t n);
 
-    /* Have the outputs take over what the chain holds; return the clock at that instant. */
+    /* Latch the bits of the chain to the outputs; return the clock at that instant. */
     uint32_t (*latch)(void *self);
 
-    /* Tell what the outputs hold, as the bytes that would have to be shifted for it. */
+    /* Return what the outputs hold, as the bytes that would have to be shifted in for it. */
     void (*outputs)(void *self, uint8_t *in, size_t n);
 
-    /* The clock that time stamps are of, in µs; it wraps. */
+    /* Return the time of the clock that is used for time stamps, in µs; it wraps. */
     uint32_t (*clock_us)(void *self);
 
-    /* Start again as after power-up. May return where that happens a little later. */
+    /* Start again as after power-up. It may return before this happens. */
     void (*reset)(void *self);
 };
 

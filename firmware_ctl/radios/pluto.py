@@ -1,7 +1,7 @@
 """ADALM-PLUTO (PlutoSDR) through libiio, by pyadi-iio.
 
 A stock Pluto cannot time its samples: it repeats a transmission until it is silenced, and a reception starts when the
-host gets to it. Comments mark the guards against its other peculiarities; each guard has a test in
+host requests it. Comments mark the measures against its other pitfalls; each measure has a test in
 `tests/system/test_pluto_traps.py` that fails without it.
 """
 
@@ -56,9 +56,9 @@ class PlutoOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The keys of `options` in a Pluto's lab table."""
 
     uri: str | None = None
-    """Its address, `ip:192.168.2.1` or `usb:1.2.5`; default: found by its serial number."""
+    """Its address, `ip:192.168.2.1` or `usb:1.2.5`; default: the device with this serial number is searched for."""
     serial: str | None = None
-    """Hardware serial number that the device must have: addresses may pass to another device, serial numbers do not."""
+    """Hardware serial number that the device must have; unlike an address, it cannot belong to another device later."""
     timeout_s: Annotated[float, Meta(gt=0)] = 3.0
     """Longest time of one exchange with the device."""
     variant: Literal["ad9363a", "ad9364"] | None = None
@@ -102,10 +102,10 @@ class Pluto(Radio):
         """Open all devices that libiio lists or that are at these addresses (`ip:…`, `usb:…`), each device once."""
         _, iio = _libraries("pluto")
         listed: dict[str, str] = {}
-        with contextlib.suppress(OSError):  # without Avahi, libiio passes another library's error on as its own
+        with contextlib.suppress(OSError):  # without Avahi, libiio raises an error of another library
             listed = {u: text for u, text in iio.scan_contexts().items() if "PLUTO" in text.upper()}
         given = [a for a in addresses if a.partition(":")[0] in ("ip", "usb", "serial", "local")]
-        # a cable's address first: all Plutos have the same address on the network that they make
+        # USB addresses come first, because all Plutos have the same IP address on the network that they create.
         uris = dict.fromkeys([*given, *sorted(listed, key=lambda uri: (not uri.startswith("usb:"), uri))])
         found: dict[str, FoundRadio] = {}
         for uri in uris:
@@ -133,9 +133,9 @@ class Pluto(Radio):
         self._rx_buffer: Any = None
         self._tx_buffer: Any = None
         self._may_radiate = False
-        """Its transmitter is on, or in an unknown state."""
+        """Whether its transmitter is on or in an unknown state."""
         self._ranges: dict[str, Any] = {}
-        """Fields of the capabilities, which the device reports once it is open."""
+        """Capabilities that the device reports once it is open."""
         self._bandwidth_hz = {"rx": (200e3, 20e6), "tx": (200e3, 20e6)}
         """Bandwidths of the analogue filters."""
         self._identity: dict[str, Any] = {}
@@ -168,7 +168,7 @@ class Pluto(Radio):
         except DeviceError:
             if not known or self._device is not None:
                 raise
-            # a connection that was idle may have dropped unnoticed, and the device may be back already
+            # An idle connection may have dropped unnoticed, and the device may already be back.
             return self._call("configure", lambda: self._retune(settings))
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
@@ -263,7 +263,7 @@ class Pluto(Radio):
             raise self._error("open", f"choose the device in {table}: uri = …, or serial = …")
         try:
             there = self._iio.scan_contexts()
-        except OSError as exc:  # without Avahi, libiio passes another library's error on as its own
+        except OSError as exc:  # without Avahi, libiio raises an error of another library
             raise self._error(
                 "open", f"libiio cannot look for serial number {self._serial!r} (no avahi-daemon here?): "
                 f"give its uri in {table}, e.g. uri = \"ip:192.168.2.1\"",
@@ -298,11 +298,11 @@ class Pluto(Radio):
 
     def _play(self, levels: np.ndarray) -> None:
         device = self._here()
-        self._tx_buffer = None  # a cyclic buffer must be gone before the next
+        self._tx_buffer = None  # a cyclic buffer must be destroyed before the next one is made
         buffer = self._iio.Buffer(device.dac, levels.size // 2, True)
         buffer.write(bytearray(levels.tobytes()))
         buffer.push()
-        self._worker.require_heard("transmit")  # no caller is left that would silence it
+        self._worker.require_heard("transmit")  # after a timeout, no caller would silence it
         self._tx_buffer, self._may_radiate = buffer, True
         device.tx_powerdown.value = "0"
 
@@ -320,7 +320,7 @@ class Pluto(Radio):
             np.multiply(raw, _ADC_FULL_SCALE, out=parts)
             return time_s
         finally:
-            # destroyed each time, because an open buffer holds an old block
+            # The buffer is destroyed each time, because an open one contains an old block.
             if self._rx_buffer is buffer:
                 self._rx_buffer = None
 
@@ -379,7 +379,7 @@ class Pluto(Radio):
         except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
             number = exc.errno if isinstance(exc, OSError) else None
             if number == errno.ETIMEDOUT:
-                # a late answer would be taken for that to the next question, so the connection is opened anew
+                # A late answer would be mistaken for that to the next request, so a new connection is made.
                 detail = f"no samples in time ({exc}): {self._lose(operation)}"
                 raise DeviceTimeout(self.name, operation, self.state, detail) from exc
             if number in _CONNECTION_LOST:
@@ -432,7 +432,7 @@ class _Worker:
             job()
 
     def require_heard(self, operation: str) -> None:
-        """Raise in a job that returned after it had been given up, because no caller waits for its result."""
+        """Raise in a job that returned after its caller had given it up, because nothing waits for its result."""
         if threading.current_thread() is not self._thread:
             raise _GivenUp(operation)
 
@@ -447,8 +447,8 @@ class _Worker:
             try:
                 answer.put((True, job()))
             except BaseException as exc:
-                # its traceback would keep buffers alive: the next open would then be refused as busy, and the
-                # interpreter would crash if it deleted a context before them
+                # The traceback would keep buffers alive. The next open would then be refused as busy, and the
+                # interpreter would crash if it deleted a context before them.
                 traceback.clear_frames(exc.__traceback__)
                 answer.put((False, exc))
 

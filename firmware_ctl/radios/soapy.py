@@ -99,7 +99,7 @@ class Soapy(Radio):
         self._tx: Any = None
         self._tx_active = False
         self._fresh = False
-        """No sample was received since the last retune."""
+        """Whether no sample was received since the last retune."""
         self._repeater: _Repeater | None = None
         self._timed = False
         self._device: Any = self._open()
@@ -246,7 +246,7 @@ class Soapy(Radio):
             self._tx_active = True
 
     def _write(self, samples: C64, flags: int, time_ns: int, timeout_s: float) -> None:
-        """Give the device a burst; its first piece carries the time, its last one the end."""
+        """Give the device a burst; its first part has the start time, its last part the end mark."""
         lib, deadline, done = self._lib, time.monotonic() + timeout_s, 0
         while done < samples.size:
             piece = samples[done:]
@@ -315,7 +315,7 @@ class Soapy(Radio):
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         if self._timed and first_ns is not None:
             return IqBlock(samples[None, :], rate_hz, first_ns * 1e-9, lost)
-        # the host's clock has not passed the last sample where a device delivers faster than it samples
+        # A device may deliver samples before the host's clock has reached the time of the last one.
         time.sleep(max(0.0, began_s + n_samples / rate_hz - time.monotonic()))
         return IqBlock(samples[None, :], rate_hz, began_s, lost)
 
@@ -375,7 +375,7 @@ class _Repeater(threading.Thread):
         self._device, self._stream, self._samples = device, stream, np.tile(samples, copies)
         self._over = threading.Event()
         self.on_air = threading.Event()
-        """The device has taken the first samples."""
+        """Set once the device has taken the first samples."""
         self._failure = ""
         self.start()
 

@@ -29,9 +29,10 @@ log = logging.getLogger("testbed.node")
 _SLICE_S = 0.05
 """Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
 _QUEUED_BURSTS = 8
-"""Of a frame's length, which fit into the send buffers of any USRP; `send` waits while they are full."""
+"""Number of transmissions of a frame's length that fit into the send buffers of any USRP; `send` waits while these are
+full."""
 _QUEUED_CAPTURES = 4
-"""Stream commands that wait in the device at a time; a B210 takes eight."""
+"""Largest number of stream commands that wait in the device; a B210 takes eight."""
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
@@ -53,19 +54,19 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     clock_source: Source = "internal"
     time_source: Source = "internal"
     pps: bool = False
-    """Whether the device time is set to 0 at the next PPS edge, which is the same instant (up to whole seconds) for all
-    radios on the cable; without it, the time is set to 0 at once."""
+    """Whether the device time is set to 0 at the next PPS edge, which all radios on the cable receive at the same time;
+    their clocks then differ by whole seconds at most. Without it, the time is set to 0 at once."""
     master_clock_rate_hz: Annotated[float, Meta(gt=0)] | None = None
     channel: Annotated[int, Meta(ge=0)] = 0
     """Number of the channel, in the order of `subdev`."""
     subdev: str | None = None
     """Frontend specification for both directions, e.g. `A:A`."""
     antenna: str = "TX/RX"
-    """One port for both directions: two antennas have two different channels, which are not reciprocal."""
+    """Antenna port for both directions; with two antennas, the two directions would have different channels."""
     rx_delay_samples: float | dict[str, float] = 0.0
-    """How much later than its time stamp a sample enters the host's stream. Measured: 46 to 165 on a B210 (gr-plasma
-    #13). It is subtracted from every reception's time. It differs with the sample rate: a table from rates in Hz,
-    { "4e6" = 52.0, "20e6" = 71.5 }, is for these rates only; one number is for all rates."""
+    """Number of samples by which received samples are later than their time stamp; it is subtracted from every
+    reception's time. On a B210, 46 to 165 were measured (gr-plasma #13). It depends on the sample rate: give a table of
+    rates in Hz, such as { "4e6" = 52.0, "20e6" = 71.5 }, or one number for all rates."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
@@ -262,7 +263,7 @@ class Usrp(Radio):
                 f"no PPS edge within {_PPS_S:g} s: check the cable and time_source ({self._options.time_source})",
             )
 
-        await_edge()  # right after an edge there is a whole second to set the time at the next one
+        await_edge()  # after an edge, a whole second is left to set the time for the next one
         usrp.set_time_next_pps(zero)
         await_edge()
         if abs(last_edge_s()) > 1e-6:
@@ -298,7 +299,7 @@ class Usrp(Radio):
             self._do_silence()
             self._let_queue_pass("configure")
         usrp, channel = self._usrp, self._options.channel
-        self._rx = self._tx = None  # streamers keep the rate they were made for
+        self._rx = self._tx = None  # a streamer keeps the rate for which it was made
         with self._uhd_errors("configure"):
             # rate first (it may move the master clock, which recalibrates), gains last
             usrp.set_rx_rate(settings.sample_rate_hz, channel)
@@ -431,7 +432,7 @@ class Usrp(Radio):
             raise self._failed(operation, f"a silenced transmission stays queued for {left_s:.1f} s: close and reopen")
         self._wait_or_fail(
             operation,
-            lambda: self.now_s() >= self._queued_until_s - 1e-9,  # times are sums of rounded ones
+            lambda: self.now_s() >= self._queued_until_s - 1e-9,  # both times have rounding errors
             max(left_s, 0.0) + 1.0,
             "the device clock does not advance",
         )
@@ -443,7 +444,7 @@ class Usrp(Radio):
         return self._fetch(n_samples, at_s, timeout_s)
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
-        """Have some windows wait in the device: from the end of one to the next the host would be too slow."""
+        """Queue several windows in the device, because the host is too slow to order one in the gap before it."""
         out: list[IqBlock | DeviceError] = []
         asked = 0
         for i, window in enumerate(windows):
@@ -454,7 +455,7 @@ class Usrp(Radio):
                     asked += 1
                 block = self._fetch(window.n_samples, window.at_s, timeout_s)
                 out.append(block)
-                if block.overflow:  # what waited in the device was dropped with the rest of it
+                if block.overflow:  # the windows that waited in the device were dropped as well
                     asked = i + 1
             except DeviceError as exc:
                 out.append(exc)
@@ -568,7 +569,8 @@ class Usrp(Radio):
 
     @contextlib.contextmanager
     def _uhd_errors(self, operation: str) -> Iterator[None]:
-        """Turn UHD's exceptions (RuntimeError, all of them) into DeviceError; the next `configure` opens it anew."""
+        """Turn UHD's exceptions, all of which are RuntimeErrors, into DeviceError; the next `configure` reopens the
+        device."""
         try:
             yield
         except RuntimeError as exc:

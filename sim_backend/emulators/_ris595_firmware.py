@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed.core.errors import InputError
 
 _GRACE_S = 2.0
-"""Time in which the child ends after its line was closed, before it is killed."""
+"""Time after which the child is killed if it has not ended although its line was closed."""
 
 
 def build(cache: Path) -> Path:
@@ -38,7 +38,7 @@ def build(cache: Path) -> Path:
         raise InputError(f"the ris595 firmware does not build: {compiler} took longer than 120 s") from exc
     if done.returncode:
         raise InputError(f"the ris595 firmware does not build: {(done.stderr.splitlines() or ['no reason given'])[0]}")
-    fresh.rename(binary)  # a second process finds it complete
+    fresh.rename(binary)  # another process never finds it incomplete
     return binary
 
 
@@ -49,7 +49,10 @@ class Firmware:
         self.uart, far_uart = socket.socketpair()
         self.bench, far_bench = socket.socketpair()
         command = [str(binary), "--uart", str(far_uart.fileno()), "--bench", str(far_bench.fileno()), *arguments]
-        with far_uart, far_bench:  # only the child holds the far ends, so that each side notices when the other ends
+        with (
+            far_uart,
+            far_bench,
+        ):  # only the child keeps the far ends open, so that each side notices when the other ends
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, pass_fds=(far_uart.fileno(), far_bench.fileno())
             )

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 VERSION = (0, 24, "emulate")
 _REOPEN_S = 0.05
-"""Time that iiod waits for a CLOSE: it and a client's next OPEN come on two connections, in either order."""
+"""Time for which an OPEN waits for the CLOSE of the buffer before: the two come on two connections, in either order."""
 _LONGEST_WRITE = 1 << 16
 """Longest value of an attribute: filters and gain tables have some kilobytes."""
 _LONGEST_LINE = 1024
@@ -33,13 +33,13 @@ class Stream:
     """An open buffer, of one direction or the other."""
 
     dribble_s = 0.0
-    """How long a block takes on the wire, to emulate a device that barely responds."""
+    """Time over which a block is sent, to emulate a device that hardly responds."""
     longest_write = 0
     """Most bytes of one block to transmit."""
 
     def read(self, n_bytes: int, timeout_s: float) -> tuple[int, Iterator[memoryview]] | None:
-        """Return the length of the next block, at most `n_bytes`, and its bytes as they come; None: hang up in the
-        middle of the block. Raises OSError, also while the bytes are read."""
+        """Return the length of the next block, at most `n_bytes`, and an iterator over its bytes; None: the connection
+        is to be dropped in the middle of the block. Raises OSError, also while the bytes are read."""
         raise OSError(errno.EINVAL, "not for reading")
 
     def write(self, data: bytes) -> None:
@@ -168,7 +168,7 @@ class IiodServer:
                 case ["READ", name, *where]:
                     self._read(session, name, where)
                 case ["WRITE", name, *where, n]:
-                    # read from the wire first, so that it is never taken for commands, even if it is refused
+                    # The data are read in any case, even if they are refused, so that they are not taken for commands.
                     n_bytes = int(n)
                     if not 0 <= n_bytes <= _LONGEST_WRITE:
                         self._answer(session, -errno.E2BIG)
@@ -228,7 +228,7 @@ class IiodServer:
             if key is None:
                 raise OSError(errno.ENOENT, attribute)
             data = self._value(key)
-        else:  # all of them: each its length as 32 bits, then itself, padded to 32 bits
+        else:  # all values: for each one its length as 32 bits, then the value, padded to 32 bits
             data = b""
             for _, key in self._backend.tree.keys(device, place, channel):
                 try:
@@ -278,7 +278,8 @@ class IiodServer:
             raise
 
     def _hold(self, session: _Session, device: str, cyclic: bool) -> bool:
-        """Take a device's buffer: several may share it, but not with one that repeats; return whether that worked."""
+        """Take a device's buffer, which several sessions may share unless one repeats its samples; return whether that
+        succeeded."""
         with self._lock:
             holders = self._holders.setdefault(device, {})
             if session in holders or (holders and (cyclic or any(holders.values()))):

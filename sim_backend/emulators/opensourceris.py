@@ -1,8 +1,8 @@
-"""An emulated OpenSourceRIS board on a pty: it treats bytes as the public firmware 1.1 does, and its pattern is on
+"""An emulated OpenSourceRIS board on a pty: it handles bytes as the public firmware 1.1 does, and its pattern acts on
 the simulated air.
 
-The firmware's behaviour was taken from its documentation and source (github mheinri/OpenSourceRIS) and written anew: an
-interrupt collects bytes, the main loop executes a line that a line feed completed, and while it answers nothing else is
+The behaviour was taken from the firmware's documentation and source (github mheinri/OpenSourceRIS) and written anew. An
+interrupt collects bytes; the main loop executes a line once a line feed completes it; during an answer nothing else is
 executed.
 """
 
@@ -29,7 +29,7 @@ from testbed.core.world import DriverContext, Emulator
 log = logging.getLogger(__name__)
 _FIFO_BYTES = 128
 _SAME_KEY_S = 1.76
-"""Time that the board takes for a Bluetooth key that its module already holds."""
+"""Time that the board takes to set a Bluetooth key that its module already has."""
 _NEW_KEY_S = 2.96
 """The same for a new key: the board restarts the module twice and waits for its own timeouts."""
 _COMMAND = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-=")
@@ -161,7 +161,7 @@ class EmulatedOpenSourceRis(Emulator):
         return said
 
     def _main_loop(self, now_s: float) -> bytes:
-        """End an answer that was sent, and execute a complete line."""
+        """End the answer if it was sent completely, and execute a complete line."""
         if self._receiver.busy and self._busy_bytes <= 0 and now_s >= self._busy_until_s:
             self._receiver.answered()
         found = self._receiver.completed()

@@ -1,13 +1,13 @@
 """An emulated PlutoSDR: a front of the World that speaks IIO.
 
 On the air it is two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two local
-oscillators on one crystal. Time is the World's: a block is captured when the driver queues it, from the World's present
-on, so that reading samples makes time pass; no other radio ever waits for this one to declare anything. Long blocks are
-simulated piece by piece and passed on as they grow.
+oscillators on one crystal. Time is the World's. A block is captured from the World's present time on when the driver
+queues it, so that reading samples makes time pass; no other radio waits for declarations of this one. Long blocks are
+simulated and passed on in parts.
 
-The traps of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened, an
-automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer is
-gone. Defects are in `Faults`, off by default, and can be changed while it runs.
+The pitfalls of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened,
+an automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer
+is closed. Defects are in `Faults`, are off by default, and can be changed while it runs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LEAK = 10 ** (-50 / 20)
 """Carrier that leaks from the transmitter while its local oscillator runs, relative to full scale."""
 _AGC_TARGET_DBFS = -12.0
 _TX_QUEUE = 4
-"""Blocks that may wait to be sent; beyond that, a writer has to wait."""
+"""Largest number of blocks that wait to be sent; then a writer has to wait."""
 _STANDSTILL = np.zeros(256, np.complex64)
 _RESET_TX_GAIN_DB = -10.0
 _TONE_SAMPLES = 4096
@@ -68,15 +68,16 @@ class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
     """Defects of a Pluto."""
 
     early_requeue: bool = False
-    """A block is queued, and filled, as soon as it was read, not on the next request: always one old block."""
+    """Whether a block is queued again as soon as it was read and not on the next request: one block is then always old.
+    """
     overflow_probability: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """Probability that samples in the middle of a block are lost without a report."""
     silent: bool = False
     """No samples come: reads end with a timeout after the remote's time."""
     hang_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Every read is answered this much later, even beyond the timeout."""
+    """Delay of every answer to a read, even beyond the timeout."""
     dribble_s: Annotated[float, Meta(ge=0)] = 0.0
-    """Every read's samples come in pieces over this time, so that no single wait is long."""
+    """Time over which every read's samples come in parts, so that no single wait is long."""
     failing_reads: Annotated[int, Meta(ge=0)] = 0
     """Number of reads that fail with EIO."""
     busy_opens: Annotated[int, Meta(ge=0)] = 0
@@ -88,7 +89,7 @@ class Faults(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An emulator's table in the lab file: OneAntenna, and"""
+    """An emulator's table in the lab file: the fields of OneAntenna, and those below."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
@@ -108,7 +109,7 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Chain(SimRadio):
-    """One direction of a Pluto on the air, with the ranges of its own controls."""
+    """One direction of a Pluto on the air, with the ranges of the Pluto's controls."""
 
     tuned: RadioSettings | None = None
     sending: C64 | None = None
@@ -126,11 +127,12 @@ class _Chain(SimRadio):
         )  # fmt: skip
 
     def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
-        """Send after what is still being sent once, but let time pass until at most `queue_s` of that is left.
+        """Send samples after those that are still being sent, but first let time pass until at most `queue_s` of the
+        latter is left.
 
-        Repeated samples are stopped; `then` is repeated from the end on.
+        Repeated samples are stopped; `then` is repeated after the end.
         """
-        # while something is repeated there is no time at which another transmission could begin
+        # While samples are repeated, no other transmission could begin.
         self._link.ask(Silence(id=self._link.next_id(), session=self._link.session, repeated_only=True), self.state)
         self._receive(1, None, ANSWER_S, back_s=min(queue_s, 0.5))
         self._transmit(self._block(samples), None, cyclic=False)
@@ -203,10 +205,10 @@ class EmulatedPluto(Emulator):
         self._chains: dict[str, _Chain] = {}
         self._stale = {"rx", "tx"}
         """Chains whose settings changed since they were last tuned."""
-        # a chain belongs to one thread, because its sockets do, and clients' requests come one after the other
+        # A chain belongs to one thread, because its sockets do; so clients' requests are handled one after the other.
         self._workers = {side: ThreadPoolExecutor(1, f"{name}-{side}") for side in ("rx", "tx")}
         self._playing: C64 | None = None
-        """The content of the open cyclic buffer."""
+        """The samples of the open cyclic buffer."""
         self._tx_used = False
         self._agc_db = 71.0
         self._profiles: dict[tuple[str, int], str] = {}
@@ -347,7 +349,7 @@ class EmulatedPluto(Emulator):
         for device, io in ((DAC, "out"), (ADC, "in")):
             self.tree.values[device, f"{io}_voltage_sampling_frequency_available"] = f"{rate} {rate // 8} "
         self._stale.add("rx")
-        self._set_tx_gain(_RESET_TX_GAIN_DB)  # the calibration that follows a new rate leaves it there
+        self._set_tx_gain(_RESET_TX_GAIN_DB)  # the calibration after a new rate resets it
 
     def _set_tx_gain(self, gain_db: float) -> None:
         self.tree.values[PHY, "out_voltage0_hardwaregain"] = f"{round(gain_db * 4) / 4:.6f} dB"
@@ -395,7 +397,7 @@ class EmulatedPluto(Emulator):
             self.registers[ADC].raise_flag(OVERFLOW)
 
     def took(self, duration_s: float, ring_s: float) -> None:
-        """A client received samples of this duration; the ring's content lasts for `ring_s`."""
+        """A client received samples of this duration; the ring contains `ring_s` of further samples."""
         self._rx_patience.end(duration_s, ring_s)
 
     def _note_idleness(self) -> None:
@@ -416,7 +418,7 @@ class EmulatedPluto(Emulator):
         return self.faults.early_requeue
 
     def capture(self, block: Block) -> None:
-        """Start filling a block, from the World's present on or once those before it are full; returns at once."""
+        """Start filling a block, from the World's present time on or once earlier blocks are full; returns at once."""
         try:
             self._workers["rx"].submit(self._fill, block)
         except RuntimeError:  # a client's last request during `close`
@@ -483,7 +485,7 @@ class EmulatedPluto(Emulator):
             self._stale.add("rx")
 
     def play(self, samples: C64, cyclic: bool) -> None:
-        """Send a block: once, after what is still being sent, or over and over until `stop`."""
+        """Send a block: once, after the blocks that are still being sent, or repeatedly until `stop`."""
         if cyclic:
             self._playing = samples
             self._on("tx", lambda _: None, refresh=True)
@@ -526,7 +528,7 @@ class EmulatedPluto(Emulator):
                 log.info("%s: not on the air yet: %s", self.name, exc)
 
     def _on(self, side: str, job: Callable[[_Chain], T], refresh: bool = False) -> T:
-        """Do something with a chain, tuned as the attributes say, in the thread that owns it."""
+        """Run `job` with a chain that is tuned to the attributes, in the thread that owns the chain."""
         if refresh:
             self._stale.add(side)
         try:
@@ -568,9 +570,9 @@ class EmulatedPluto(Emulator):
         own = {k: v for k, v in msgspec.structs.asdict(self._options).items() if k in known}
         # no turn-around: it sends and receives at once, block after block
         own |= {"timed": False, "turnaround_s": 0.0, "place": self._options.place or self.name}
-        # one crystal for both: their oscillators and their clocks
+        # Both chains have the same crystal for their oscillators and their clocks.
         clock = device_clock(self.name, self._options, self._context.seed)
-        # its oscillators' error is part of the carrier that it is tuned to, so that repetition is continuous
+        # The oscillators' error is included in the carrier to which a chain is tuned, so that repetition is continuous.
         own |= {"cfo_ppm": 0.0, "clock_offset_s": clock.offset_s}
         if self._options.clock_ppm is None:
             own["clock_ppm"] = self._cfo_ppm

@@ -51,9 +51,8 @@ class Registers:
 
 
 class Patience:
-    """How long a converter can continue without its host; only the client's own idle time counts, on the host's clock.
-
-    The simulation's time is not the client's: the clock does not move while a request is served.
+    """How long a converter can continue without its host. Only the idle time of the client counts, on the host's clock:
+    the time for which a request is served, and thus the simulation's computing time, does not.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,5 @@
-"""An emulated Pluto's open buffers: the receiver's ring of blocks, which its readers share, and the transmitter's."""
+"""The open buffers of an emulated Pluto: the receiver's ring of blocks, which its readers share, and the transmitter's
+buffer."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ class Block:
         self.samples: I16 = np.zeros((n_samples, 2), "<i2")
         self.filled = 0
         self.wanted = True
-        """False: no reader is left for it."""
+        """Whether a reader still waits for it."""
         self._failure: OSError | None = None
         self._grown = threading.Condition()
 
@@ -80,7 +81,7 @@ class Capture(Protocol):
         """A client asks for a block."""
 
     def took(self, duration_s: float, ring_s: float) -> None:
-        """A client received a block of this duration; the ring holds so much more."""
+        """A client received a block of this duration; the ring contains `ring_s` of further samples."""
 
     @property
     def rate_hz(self) -> float: ...
@@ -89,7 +90,7 @@ class Capture(Protocol):
 
 
 class Ring:
-    """Blocks that are filled in turn: each as soon as it is queued, and again only after it was read."""
+    """Blocks that are filled in turn. A block is filled as soon as it is queued, and queued again after it was read."""
 
     def __init__(self, radio: Capture) -> None:
         self.radio = radio
@@ -99,12 +100,12 @@ class Ring:
         self._given: set[object] = set()
         """Readers that have received the current block."""
         self._spent = False
-        """The block that was read last has not been queued again."""
+        """Whether the block that was read last must still be queued again."""
         self._n = self._n_blocks = 0
         self.readers: list[object] = []
 
     def join(self, reader: object, n_samples: int, n_blocks: int) -> None:
-        """Begin again with one more reader: blocks are as long as the longest that any reader requested.
+        """Start again with one more reader; blocks get the largest length that any reader requested.
 
         A buffer's CLOSE may come after the next one's OPEN, so samples captured for the old one are discarded here.
         """

@@ -1,8 +1,9 @@
-"""A serial line in software: a pty between a real driver and a simulated device, as slow as the wire would be.
+"""A serial line in software: a pty between a real driver and a simulated device, with the speed of a real line.
 
-A pty has no speed limit, so both directions are limited here to ten bits per byte. Bytes from the host reach the device
-when a real line would have delivered them; the device's answers are sent byte after byte, and delayed by the adapter's
-latency timer where the line has one. The methods marked as faults make the line silent, late, noisy or unplugged.
+A pty has no speed limit, so both directions are limited here to the baud rate at ten bits per byte. Bytes from the host
+reach the device when a real line would have delivered them. The device's answers are sent byte after byte, and delayed
+by the adapter's latency timer if the line has one. The methods marked as faults make the line silent, late, noisy or
+unplugged.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class PtyLine:
         """Heap of the device's output: (earliest time, order, bytes)."""
         self._order = itertools.count()
         self._to_device: deque[tuple[float, bytes]] = deque()
-        """(time at which all of it is received, bytes)."""
+        """Data from the host on their way to the device: (time at which all of them are received, bytes)."""
         self._device_busy_s = self._host_busy_s = 0.0
         """Time until which each direction of the wire is occupied."""
         self._to_host: deque[tuple[float, bytes]] = deque()
@@ -170,7 +171,7 @@ class PtyLine:
         master, slave = os.openpty()
         tty.setraw(slave)
         os.set_blocking(master, False)
-        # the slave stays open here, since otherwise the master reports a hang-up whenever no driver has it open
+        # The slave is kept open here; otherwise the master would report a hang-up while no driver has it open.
         self._master, self._slave = master, slave
         link = Path(self.uri)
         fresh = link.with_name(f".{link.name}.{os.getpid()}")

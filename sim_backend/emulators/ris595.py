@@ -1,8 +1,8 @@
-"""Our own surface controller on a serial port: its firmware, built for this machine, behind a pty.
+"""This project's own surface controller on a serial port: its firmware, built for this machine, behind a pty.
 
-The firmware itself is under test. The child process has its UART and its test port in two sockets; the test port
-reports the levels that the outputs latched, and gets the time of the simulated air at that sample, which is the board's
-clock.
+The firmware itself is tested in this way. It runs in a child process, which has its UART and its test port in two
+sockets. The test port reports the levels that the outputs latched, and receives the time of the simulated air at that
+sample, which is the board's clock.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class EmulatedRis595(Emulator):
         """Take bytes from the host; the answer comes when the firmware gives it."""
         if data.rstrip(b"\0"):  # a command, not only the zero that ends one
             data = self._meet(data)
-        if self._off:  # the air failed or the process died: it is started again, as often as necessary
+        if self._off:  # the air failed or the process died: the board is powered up again
             self._power_down()
             self._power_up()
         try:
@@ -150,7 +150,8 @@ class EmulatedRis595(Emulator):
         self._bench_thread.start()
 
     def _power_down(self) -> None:
-        """Called by the line, too: its thread must not wait for the thread that speaks to the line."""
+        """Power the board down. The line's thread calls this, too, so it must not wait for a thread that needs the
+        line."""
         self._firmware.close()
         self._bench_thread.join(timeout=_GRACE_S)
 

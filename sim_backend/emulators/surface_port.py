@@ -17,7 +17,7 @@ from testbed.core.world import DriverContext
 class SurfacePort:
     """The board's connection to the air. Without an air nothing is reflected and the time is always 0.
 
-    Raises DeviceError where the air does not confirm an order, because a board must not report what did not happen.
+    Raises DeviceError where the air does not confirm an order: the board must then not acknowledge it either.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
 """Stands in for the part of UHD's Python module `uhd` that a driver of a USRP uses; the devices live in the World.
 
 Names, parameters, enum values and metadata fields are those of UHD 4 (a contract test compares them with the real
-module where it is installed), so parameters called `arg0` are UHD's own. Behaviour follows UHD where drivers make
+module where it is installed), so parameters called `arg0` are UHD's own. The module behaves like UHD where drivers make
 mistakes: a late burst is accepted and reported afterwards, the rest of an abandoned capture is delivered to the next
 one, a command time in the future blocks all later commands, arrays are written in place, settings are coerced, and
-queued samples cannot be cancelled. One thing differs: in virtual time a radio's present is what it has declared, so a
-reception of the last second is served, not refused as late.
+queued samples cannot be cancelled. There is one difference: in virtual time a radio's present time is the end of what
+it has declared, so a reception that begins up to a second before it is served and not refused as late.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ TX_TOP_DB = 10.0
 
 @dataclass
 class Device:
-    """A USRP on the shelf: its properties, its faults, and the commands that it got."""
+    """An emulated USRP: its properties, its faults, and the commands that it received."""
 
     serial: str
     name: str
@@ -105,7 +105,7 @@ class Device:
     calls: list[str] = field(default_factory=list)
     """Commands, in the order of their arrival."""
     context: DriverContext | None = None
-    """Context of its node; default: the shelf's."""
+    """Context of its node; default: that of the stand-in."""
     _core: weakref.ref[_Core] | None = None
 
     def delay_samples(self, rate_hz: float) -> float:
@@ -160,7 +160,7 @@ class _Core:
             self.release()
         self.tuned = None
         self.sim = SimRadio(self.device.name, self._context, **options)
-        # not __del__: in a reference cycle (a traceback), the radio's sockets could be gone already
+        # __del__ is not used: in a reference cycle (a traceback), the radio's sockets could already be closed.
         self.release = weakref.finalize(self, self.sim.close)
         self._clock = device_clock(
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
@@ -338,7 +338,7 @@ class RXStreamer:
         if not self._queue and self._commands:
             self._capture(timeout)
         if not self._queue:
-            time.sleep(0.0 if self._commands else timeout)  # a capture has waited already
+            time.sleep(0.0 if self._commands else timeout)  # a capture has already waited for the timeout
             metadata._fill(codes.timeout)
             return 0
         samples, time_s, code, out_of_sequence = self._queue.popleft()
@@ -423,7 +423,7 @@ class PropertyTree:
 
 
 class MultiUSRP:
-    """One device of the shelf, chosen by its serial number."""
+    """One of the emulated devices, chosen by its serial number."""
 
     _shelf: UhdStandIn
 
@@ -620,7 +620,7 @@ class MultiUSRP:
 
 
 class UhdStandIn:
-    """The module that `import uhd` returns, with the devices on this shelf."""
+    """The module that `import uhd` returns, with the emulated devices."""
 
     def __init__(self, context: DriverContext, *devices: Device) -> None:
         self.context = context

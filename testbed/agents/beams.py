@@ -163,7 +163,7 @@ class Frontier:
     """The beams from the SVD's to the null towards m for channels h (run, copy, b, a) and m (run, copy, a)."""
 
     def __init__(self, h: torch.Tensor, mean: torch.Tensor, bob_follows: bool = True) -> None:
-        """`bob_follows`: Bob uses the matched beam for any of Alice's; otherwise that of the strongest mode."""
+        """`bob_follows`: Bob uses the beam that matches Alice's; otherwise that of the strongest mode."""
         self._h = h
         self.basis, d, m = turned(h, mean)
         if not bob_follows:
@@ -230,8 +230,8 @@ def _eigh(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     gram = h.mH @ h
     if not h.is_cuda:
         return torch.linalg.eigh(gram)
-    # cuSOLVER's batched routine refuses batches over about 32 000, takes workspace in proportion (some 10 GiB for
-    # 16 000, which sixteen processes on one card do not have), and in single precision has been seen to err
+    # cuSOLVER's batched routine refuses batches over about 32 000 and needs workspace in proportion (about 10 GiB for
+    # 16 000, too much for sixteen processes on one card). In single precision it has returned wrong results.
     parts = [torch.linalg.eigh(part) for part in gram.to(torch.complex128).flatten(0, -3).split(1024)]
     d, v = (torch.cat(x) for x in zip(*parts, strict=True))
     return d.float().reshape(gram.shape[:-1]), v.to(gram.dtype).reshape(gram.shape)

@@ -41,7 +41,7 @@ class Config:
     power_db: tuple[float, float] = (-10.0, 20.0)
     """Range of P in the settings trained for; µ and κ_E are uniform over 0 to 1."""
     least_fred: float = 0.8
-    """Training draws κ_F from here to 1, mostly near 1; given channels with a Fred have a κ_F of their own."""
+    """Training draws κ_F between this value and 1, mostly near 1; given channels with a Fred have their own κ_F."""
     bob_follows: bool = True
     """Whether Bob knows Alice's beam and uses the matched one; otherwise he uses his SVD beam, as nodes do that
     exchange no information."""

@@ -1,10 +1,11 @@
-"""Paper E's environment: thousands of copies at once, AR(1) channels, an Eve who listens at times, Fred beside her.
+"""Paper E's environment: thousands of copies at once, AR(1) channels, Eve, who listens at times, and Fred beside her.
 
-H(t+1) = ρH(t) + √(1−ρ²)W(t), entries CN(0, 1); Eve's g and Fred's f alike, f = κ_F g + √(1−κ_F²) n with n of the same
-kind. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve receives g = gᵀw_a from Alice's probe (her channel to Bob is
-not in our reading of the rates and is not drawn). She listens while ‖g‖² exceeds her threshold.
+The channel from Alice to Bob is H(t+1) = ρH(t) + √(1−ρ²)W(t) with entries CN(0, 1). Eve's channel g is the same kind of
+process, and so is n in Fred's channel f = κ_F g + √(1−κ_F²) n. Beams w_a, w_b of unit norm make h = w_bᵀHw_a; Eve
+receives gᵀw_a from Alice's probe. (Her channel to Bob does not enter the rates as we read the paper, and is not drawn.)
+She listens while ‖g‖² exceeds her threshold.
 
-Beams never change a channel: with any discount of a learner, the best policy depends on the present step only.
+Beams never change a channel. Therefore the best policy depends on the present step only, whatever a learner's discount.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Ar1:
 
 
 class Environment:
-    """Copies of the system, (run, copy): runs may differ in their numbers, not in antennas.
+    """Copies of the system, (run, copy). Runs may have different settings, but the same numbers of antennas.
 
     `rates` evaluates beams, `step` evaluates them and moves on. The state consists of `h`, `g`, `awake` and `fred`.
     """
@@ -103,7 +104,7 @@ class Environment:
     ) -> None:
         """`channels`: recorded ones, those of a simulated air, or by default the model's own; `alike` as in `Ar1`.
 
-        Raises InputError where they do not fit the settings.
+        Raises InputError if the channels do not have the shape or length that the settings need.
         """
         if n_envs < 1:
             raise InputError(f"agents: {n_envs} copies of the environment; accepted: 1 or more")
@@ -121,7 +122,7 @@ class Environment:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again at another moment, with a full history of Fred's channel before it."""
+        """Start again at another time, with a full history of Fred's channel before it."""
         self.source.start()
         self._remember()
         for _ in range(self.stack.history - 1):
@@ -157,8 +158,8 @@ class Environment:
         if not bool(torch.isfinite(found.reward).all()):
             bad = (~torch.isfinite(found.reward)).nonzero()[0].tolist()
             raise TestbedError(
-                f"agents: the reward of run {bad[0]}, copy {bad[1]} is not finite: its beams or channels are not; "
-                "a learner that diverged gives such beams"
+                f"agents: the reward of run {bad[0]}, copy {bad[1]} is not finite, because its beams or its "
+                "channels are not finite; this happens if the learner diverged"
             )
         return found
 

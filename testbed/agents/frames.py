@@ -1,10 +1,10 @@
 """The agents' observations and the beams that follow from their actions: views of Eve, in two frames of coordinates.
 
-`antenna`: the paper's. State Re/Im of H and of Eve's channel, and her mode; action Re/Im of both beams.
-`turned`: the same problem without its symmetries. Rotating either array, or any phase, changes no reward; in the
-singular basis of H, with phases that make Eve's channel real (`beams.turned`), only few real numbers remain: the
-singular values, |Vᵀg| and the mode. There an action is what both ends add to the SVD beams: a correction of a closed
-form.
+`antenna`: the paper's frame. The state is Re/Im of H and of Eve's channel, and her mode; an action is Re/Im of both
+beams. `turned`: the same problem without its symmetries. A unitary rotation of either array and a change of any phase
+change no reward. In the singular basis of H, with phases that make Eve's channel real (`beams.turned`), the state is
+therefore a few real numbers: the singular values, |Vᵀg| and the mode. An action is a correction that both ends add to
+the SVD beams.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class Task:
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     view: str = "full"
-    """What the agents observe of Eve: `full` her channel and mode; `lstm` or `kalman` a prediction of them from Fred's
-    history; `last` the latest estimate of Fred's channel in place of hers; `none` nothing. They always observe the
+    """What the agents observe of Eve. `full`: her channel and mode; `lstm`, `kalman`: a prediction of them from Fred's
+    history; `last`: the latest estimate of Fred's channel in place of hers; `none`: nothing. They always observe the
     legitimate channel."""
     frame: str = "antenna"
     """Coordinates of states and actions: `antenna`, as in the paper, or `turned` (`frames`)."""
@@ -202,7 +202,7 @@ class Learner(ABC):
         state, card = read(path)
         if card["algorithm"] != self.name:
             raise InputError(f"{path}: a checkpoint of {card['algorithm']!r}; accepted: {self.name!r}")
-        # two views may have the same shape and another meaning
+        # Two views may have the same shape and different meanings.
         if (saved := task_of(card)).view != self.task.view or saved.frame != self.task.frame:
             raise InputError(
                 f"{path}: a checkpoint of view {saved.view!r}, frame {saved.frame!r}; "

@@ -1,7 +1,7 @@
 """A trained policy for nodes: it reads a checkpoint and returns the beams of one end.
 
 Both actors were trained on one common state, as in the paper: an end needs the legitimate channel and, unless the view
-is `none`, information on Eve's channel from Alice. On a bench Bob does not measure that; `beams.bayes_alone` is the
+is `none`, information on Eve's channel from Alice. Bob's node does not measure that channel; `beams.bayes_alone` is the
 optimum of two ends that exchange no information.
 """
 
@@ -33,7 +33,7 @@ PREDICTING = ("lstm", "kalman", "last")
 
 @dataclass
 class LearnedBeams:
-    """One run of a checkpoint, ready to act."""
+    """The trained policy of one run of a checkpoint."""
 
     learner: Acting
     run: int
@@ -59,7 +59,7 @@ class LearnedBeams:
 
         `h` (Bob's antenna, Alice's antenna) of coefficients of variance 1; `fred` (time, Alice's antenna), the last
         `history` estimates of Fred's channel in the same scale, for the views `PREDICTING`; `g` (Alice's
-        antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for what does not fit.
+        antenna) and `awake`, Eve's channel and mode, for the view `full`. Raises InputError for a wrong array.
         """
         env = self._looked_at(role, h, fred, g, awake)
         alice, bob = self.learner.policy(env)
@@ -145,7 +145,7 @@ def load_policy(path: Path, run: int = 0) -> LearnedBeams:
     except (TypeError, KeyError, ValueError, AttributeError) as exc:
         raise InputError(f"{path}: its card does not fit this version: {exc}") from exc
     learner.load(path, to_act=True)
-    # the first use loads libraries, which takes seconds; a node has the time for it now, but not between two rounds
+    # The first use loads libraries, which takes seconds; a node has time for that now, but not between two rounds.
     learner.policy(_Moment(learner, np.eye(learner.stack.n_antennas), None, None, None))
     return LearnedBeams(learner, run, path)
 

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017) on the same task, in one file.
+"""Proximal policy optimisation (PPO, Schulman et al. 2017) for the environment of paper E.
 
 Two Gaussian actors, one shared value net. A step is one step of every copy, as in the other learners; after every
 `rollout` steps the nets learn from them.

@@ -1,8 +1,8 @@
 """LSTM adversary prediction (paper E, Section IV-C): Eve's channel and mode from the history of Fred's.
 
 It is trained on sequences from environments of its own, before the agents that use it, so that they see one fixed
-predictor instead of a changing one. Training needs Eve's true channel, as the paper's does: a simulated one, or that of
-a stand-in at a place where an Eve is feared.
+predictor instead of a changing one. Training needs Eve's true channel, as in the paper: a simulated channel, or that of
+a receiver at a position where an Eve may be.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Config:
 
 
 class Sequences:
-    """The last steps of an environment, from which windows of consecutive ones are drawn."""
+    """The last steps of an environment, from which windows of consecutive steps are drawn."""
 
     def __init__(self, env: Environment, capacity: int) -> None:
         self._env, self._capacity = env, capacity

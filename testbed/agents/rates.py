@@ -1,4 +1,4 @@
-"""Both rates of paper E in closed form (our reading of its equations 7–16), for any batch, differentiable.
+"""Both rates of paper E in closed form (our interpretation of its equations 7–16), for any batch, differentiable.
 
 With s = K_L/(K_L + σ²), e = K_E/(K_E + σ²), K_L = P|h|², K_E = P|g|²: the three estimates that matter, Alice's, Bob's
 and Eve's, are jointly Gaussian with correlations a = ρ^τ s between Alice and Bob and κ_E ρ^{τ/2} √(s e) between Eve,

@@ -29,7 +29,7 @@ from testbed.core.registry import load_driver
 from testbed.core.types import CsiSeries
 
 MAX_BYTES = 1 << 32
-"""Most bytes of the channels in a file."""
+"""Largest number of bytes of the channels in a file."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ class Series:
 
 
 class Played:
-    """An environment's source that plays a series. Every copy starts at its own step, and turns round at each end.
+    """An environment's source that plays a series. Every copy starts at its own step; at each end of the series it
+    reverses its direction.
 
     Runs of a stack have the same channels, each with a Fred of its own κ_F and error, unless the series has one.
-    `alike`: their copies are at the same moments, too, as in `environment.Ar1`.
+    `alike`: the copies of all runs are at the same steps, as in `environment.Ar1`.
     """
 
     def __init__(self, series: Series, stack: Stack, n_envs: int, seed: int, alike: bool = False) -> None:
@@ -149,7 +150,7 @@ class Played:
         self.fred = self._fred[at, run if self._fred.shape[1] > 1 else 0]
 
     def state_dict(self) -> dict[str, Any]:
-        ends = self._h[[0, -1]]  # by which the series is recognised
+        ends = self._h[[0, -1]]  # these identify the series
         return {"at": self._at.clone(), "generator": self._generator.get_state(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

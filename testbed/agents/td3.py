@@ -1,4 +1,4 @@
-"""Twin delayed deterministic policy gradient (Fujimoto et al. 2018) on the same task, in one file."""
+"""Twin delayed deterministic policy gradient (TD3, Fujimoto et al. 2018) for the environment of paper E."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `testbed train` does: it trains one policy, writes its checkpoint, and compares it with the closed forms."""
+"""Carries out `testbed train`: trains one policy, writes its checkpoint, and compares it with the closed forms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TURNED = {
     "td3": {**_SMALL, "batch": 128, "rate": 2e-3},
     "ppo": {**_SMALL, "rollout": 16, "rate": 1e-3},
 }
-"""Options with which the turned frame is learnt in minutes on one core; the antenna frame uses the learners' own."""
+"""Options with which training in the turned frame takes minutes on one core; the antenna frame uses the defaults."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def run(
 ) -> dict[str, Any]:
     """Train, save to `path`; return the setting, held-out mean rewards in bits, and shares of the gap to the oracle.
 
-    `tell` receives the share of the updates that is done. The direct net is trained for a Bob who keeps to his SVD
-    beam, as nodes do. `deployed` is Alice's beam of the policy with Bob's SVD beam, as two nodes use them
-    that exchange no information.
+    `tell` is called with the finished share of the updates. The direct net is trained for a Bob who uses his SVD beam,
+    as nodes do. `deployed` is the policy as two nodes use it that exchange no information: Alice's beam by the policy,
+    Bob's by SVD.
     """
     heard, test = (None, None) if plan.channels is None else plan.channels.split(0.7, len(plan.channels.h) // 20)
     n_antennas = plan.changes.get("n_antennas", Setting.n_antennas)
@@ -72,7 +72,7 @@ def run(
     setting = base if heard is None else replace(heard.setting(base), **plan.changes)
     updates = plan.updates or _UPDATES[plan.algorithm]
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # nets of this size are slower on more
+    torch.set_num_threads(1)  # networks of this size are slower with more threads
     try:
         began_s = time.perf_counter()
         learner = _trained(plan, setting, updates, heard, tell)

@@ -35,7 +35,7 @@ def correlations(a: F64, b: F64) -> F64:
     x = np.where(both, x - x.sum(axis=0) / safe, 0.0)
     y = np.where(both, y - y.sum(axis=0) / safe, 0.0)
     xx, yy, xy = (x * x).sum(axis=0), (y * y).sum(axis=0), (x * y).sum(axis=0)
-    # a constant column leaves rounding errors of the mean, which are no variation
+    # In a constant column only the rounding errors of the mean remain, which do not count as variation.
     varies = (xx > 1e-18 * safe) & (yy > 1e-18 * safe) & (count >= MIN_PROBES)
     r: F64 = np.full(a.shape[1], np.nan)
     r[varies] = np.clip(xy[varies] / np.sqrt(xx[varies] * yy[varies]), -1.0, 1.0)
@@ -94,8 +94,8 @@ def disagreement(a: U8, b: U8) -> float | None:
 def interval(wrong: int, of: int) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of a rate of which `wrong` in `of` were counted; None for none.
 
-    Wilson's score interval (Wilson 1927), which is sound for rates near 0 and for small counts, too; it takes the bits
-    for independent.
+    Wilson's score interval (Wilson 1927), which is also valid for rates near 0 and for small counts; it assumes that
+    the bits are independent.
 
     >>> tuple(round(end, 4) for end in interval(0, 100))
     (0.0, 0.037)

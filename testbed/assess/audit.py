@@ -1,9 +1,9 @@
 """Audit after a run: could an Eve predict a key with what became known only after its length had been decided?
 
-A key's length is decided during the run from what is known at that time. Afterwards the record holds more: Eve's
-signals of later rounds, later blocks in full, other runs of the same lab. The audit applies the same portfolio to all
-of it. A key is exposed where the best Eve leaves fewer bits of its string than the key has. The audit uses her success
-rate and not its confidence limit, so that it exposes a key only where something new is known.
+A key's length is decided during the run from what is known at that time. Afterwards the record contains more: Eve's
+signals of later rounds, later blocks in full, other runs of the same lab. The audit applies the same portfolio of
+attacks to all of it. A key is exposed if the best Eve leaves fewer bits of its string than the key has. The audit uses
+her success rate and not its confidence limit; it therefore exposes a key only if something new helps her.
 
 It needs CSI of Alice and Bob, hence a run of experiment mode. Alice's string is computed again from her CSI by the
 run's own chain, and counts only where it equals the recorded one.
@@ -50,7 +50,7 @@ class Audited:
     left_bits: int
     """Bits of the string that she cannot predict, less the bits that were leaked about it in public."""
     exposed: bool
-    """Always False under a what-if assumption: only what is on record exposes a key."""
+    """Whether the key is exposed; always False under a what-if assumption, because only the record exposes a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ Outcome = Audited | Unaudited
 
 
 def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = True) -> list[Outcome]:
-    """Return what is found of every key of a run; `others`: runs of the same lab that Eve may know in full.
+    """Return the findings for every key of a run; `others`: runs of the same lab that Eve is assumed to know in full.
 
     Raises InputError where the run recorded no CSI.
     """
     experiment, alice, bob = _recorded(run)
     chain = KeyChain(experiment.chain, experiment.accounting)
     if isinstance(chain.enhance, TrainableEnhancer):
-        why = "its enhancer was trained, and the record does not hold the model"
+        why = "its enhancer was trained, and the record does not contain the model"
         return [Unaudited(run.folder.name, b.block, why) for b in run.blocks if key_bits(b)]
     again = {b.block: _again(chain, b, alice, bob, experiment.seed) for b in run.blocks if b.rounds}
     elsewhere = [(other.folder.name, chain.features(_recorded(other)[1], "alice")) for other in others]
@@ -108,7 +108,7 @@ def key_bits(block: Block) -> int:
 
 
 def hashed_bits(block: Block) -> int:
-    """Return the bits that a block's string was hashed to: its key, and what of it authenticates later blocks."""
+    """Return the number of bits to which a block's string was hashed: its key and the refill of the pool of pads."""
     refill = max((k.refill_bits for k in block.key.values() if k.failure is None), default=0)
     return key_bits(block) + refill
 
@@ -213,8 +213,8 @@ def _found(run: RecordedRun, block: Block, facts: Facts, assumption: str, rule: 
 def _left(finding: Finding, rule: str, kept_bits: int) -> float:
     """Return the bits of the kept labels that an Eve leaves, from her guesses or from the log-loss of her predictions.
 
-    The run's own rule decides: with guesses alone, an audit that knows nothing new would expose keys of rule
-    "modelled".
+    The run's own rule is used: by guesses, an audit would expose keys of the rule "modelled" without knowing anything
+    new.
     """
     if rule == "modelled":
         return 0.0 if finding.log_loss_bits < kept_bits / 2 else finding.log_loss_bits

@@ -10,6 +10,7 @@ from testbed.core import registry
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.core.stages import Verdict
+from testbed.core.words import counted
 from testbed.records.recorded import RecordedRun
 
 Offsets = dict[str, dict[str, Any]]
@@ -20,9 +21,10 @@ _LEAST_FRAMES = 20
 def offsets(run: RecordedRun, experiment: Experiment) -> Offsets:
     """Return link → carrier offset (transmitter's minus receiver's) of received and of rejected frames, and its drift.
 
-    frames, cfo_hz, cfo_ppm: of frames that were received, in the median; rejected, rejected_cfo_hz, rejected_cfo_ppm:
-    of those beyond the estimator's range. drift_ppm: median of the last tenth of the received frames minus that of the
-    first; None with too few frames, or if a radio was retuned in between. Values that were not measured are None.
+    frames, cfo_hz, cfo_ppm: number and median offset of received frames; rejected, rejected_cfo_hz, rejected_cfo_ppm:
+    the same of frames beyond the estimator's range. drift_ppm: median of the last tenth of the received frames minus
+    that of the first tenth; None with too few frames, or if a radio was retuned. Values that were not measured are
+    None.
     """
     lost = next((e.data for e in reversed(run.events) if e.kind == "offsets_rejected"), {})
     retuned = {node for node, _ in retunings(run)}
@@ -78,7 +80,7 @@ def _words(link: str, c: dict[str, Any]) -> list[str]:
         drift = "" if c["drift_ppm"] is None else f", drift {c['drift_ppm']:+.2f} ppm"
         out.append(f"{arrow} {c['cfo_hz']:+.0f} Hz ({c['cfo_ppm']:+.2f} ppm{drift})")
     if c["rejected"]:
-        out.append(f"{arrow} {c['rejected']} frames lost at {c['rejected_cfo_hz']:+.0f} Hz")
+        out.append(f"{arrow} {counted(c['rejected'], 'frame')} lost at {c['rejected_cfo_hz']:+.0f} Hz")
     return out
 
 

@@ -66,8 +66,8 @@ def several(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def agreed_rate_bps(summary: Mapping[str, Any]) -> float | None:
     """Return the raw rate times 1 − h(disagreement): what ideal reconciliation of independent bits would leave.
 
-    Quantized noise, half of whose bits differ, does not raise it: it is 0 where the disagreement is within 3 standard
-    deviations of one half. None where either is unmeasured.
+    It does not count quantized noise, half of whose bits differ: it is 0 if the disagreement is within 3 standard
+    deviations of one half. None where either figure was not measured.
     """
     rate, p = summary.get("raw_rate_bps"), summary.get("kdr_raw")
     if rate is None or p is None:

@@ -1,7 +1,7 @@
-"""Health checks on the measurements: do they allow a key, and does the bench work correctly?
+"""Health checks of the measurements: do they allow a key, and does the hardware work correctly?
 
 Each check is a file of `assess/checks`, or installed under the entry point `testbed.health`. Each of the testbed's own
-found a fault in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
+checks found a fault in a real data set. Values are (probe, dimension) in dB, NaN where an end has none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Measured:
     """(probe, dimension) levels at Alice; NaN where there is none."""
     bob_db: F64
     eve_db: Mapping[str, F64]
-    """Her levels by transmitter ("alice", "bob"); only links of which she has any value."""
+    """Eve's levels by transmitter ("alice", "bob"); only links of which she has at least one value."""
     snr_db: tuple[F64, F64] | None
     """(probe,) at Alice and at Bob; None where it was not measured."""
     pairs: int = 1
@@ -36,10 +36,9 @@ class Measured:
 class HealthCheck(ABC):
     """A check of the measurements, whose result is a sentence.
 
-    Pure and deterministic; arrays are not modified. It raises for no measurement: without probes, for NaN only or for
-    constant values it returns a verdict all the same, or none. A verdict's `check` is a name in lower case with
-    underscores, which no other verdict of the same run has; `detail` is a full sentence with its figures; `values` are
-    finite or NaN.
+    It is pure and deterministic, and does not modify arrays. It never raises: without probes, with only NaN or with
+    constant values, it returns a verdict or none. A verdict's `check` is a name in lower case with underscores, which
+    no other verdict of the same run has; `detail` is a full sentence with its figures; `values` are finite or NaN.
 
     >>> class FewProbes(HealthCheck):
     ...     def verdicts(self, m):
@@ -54,7 +53,7 @@ class HealthCheck(ABC):
 
     @abstractmethod
     def verdicts(self, m: Measured) -> list[Verdict]:
-        """Return the outcomes: one, several (of each end), or none where there is nothing to be judged."""
+        """Return the outcomes: one, several (such as one for each end), or none where there is nothing to judge."""
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Verdicts on key bits by SP 800-22 (both of the standard's criteria over many sequences), and how bits are read.
+"""Judges key bits by SP 800-22, with both criteria of the standard over many sequences, and reads bits from files.
 
 The tests themselves are in `sp800_22`. A test for which the sequences are too short is listed with the reason.
 """

@@ -38,7 +38,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         why = f"CSI of {alice.shape[1]} values per round at Alice and of {bob.shape[1]} at Bob cannot be compared"
         unmeasured |= {k: why for k in ("csi_correlation_ab", "csi_correlation_ae", "csi_correlation_ab_detrended")}
         alice = bob = None
-    # what a node reports of itself may be of any shape: one that cannot be compared is none
+    # A node may report CSI of any shape; Eve's is left out if it cannot be compared with Alice's and Bob's.
     eve = {
         tx: values for tx in ("alice", "bob")
         if (values := levels_db.get(f"{tx}>eve")) is not None and alice is not None and values.shape == alice.shape
@@ -99,20 +99,20 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
 
 
 MOST_AUDITED = 8
-"""Blocks that are audited at the end of a run; for longer runs, `testbed audit` does it on request."""
+"""Largest number of blocks for which keys are audited at the end of a run; for longer runs, use `testbed audit`."""
 
 
 def _exposed(run: RecordedRun) -> int | str:
     """Return how many keys an Eve with the whole record can predict, or why that is not known."""
     keyed = [b for b in run.blocks if audit.key_bits(b)]
     if not keyed or (len(run.blocks) == 1 and run.links):
-        return 0  # the length was decided with all that is on record
+        return 0  # nothing was recorded after the key's length was decided
     if len(run.blocks) > MOST_AUDITED:
         return f"the run has {len(run.blocks)} blocks, which `testbed audit {run.folder.name}` audits"
     try:
         outcomes = audit.audit(run, what_if=False)
     except InputError:
-        return "private mode: the record holds no CSI that an audit could use"
+        return "private mode: the record contains no CSI that an audit could use"
     reasons = sorted({o.reason for o in outcomes if isinstance(o, audit.Unaudited)})
     return reasons[0] if reasons else audit.exposed(outcomes)
 
@@ -236,7 +236,7 @@ def _course(run: RecordedRun, experiment: Experiment) -> list[Verdict]:
             Verdict(
                 "keys_for_use",
                 False,
-                "Experiment mode: CSI and raw bits were recorded, so these keys are for science only.",
+                "Experiment mode: CSI and raw bits were recorded, so these keys are for research only.",
             )
         )
     return out

@@ -1,7 +1,7 @@
 """The results of a run as one flat table: the fields of `summary.json`.
 
 Three callers fill in `RunFacts`: the coordinator at the end of a run, replay, and the recovery of a killed run.
-Nothing is invented: what could not be measured is null, with a health entry that says why.
+A figure that could not be measured is null, and a health entry states the reason.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BlockFacts:
     """Digest of the key Alice delivered; None where she delivered none or its digest was not reported."""
     bob_digest: str | None = None
     eve_digest: str | None = None
-    """Digest of the key that Eve's best guess amplifies to; None where she has no guess."""
+    """Digest of the key that follows from Eve's best guess by amplification; None where she has no guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class RunFacts:
     """Name of the reconciler."""
     blocks: Sequence[BlockFacts]
     probing_s: float | None
-    """Time the probing took on the radios' clock (virtual in a simulation); rates refer to it."""
+    """Duration of the probing on the radios' clock (virtual in a simulation), to which rates refer."""
     wall_s: float | None
-    """Time the whole job took on the wall clock."""
+    """Duration of the whole run on the wall clock."""
     csi_correlation_ab: float | None = None
     csi_correlation_ae: float | None = None
     """Eve's strongest link."""
@@ -82,7 +82,7 @@ class RunFacts:
 
 
 NOT_RECONCILIATION = ("quantize", "sacrifice", "verify", "verified", "amplify")
-"""First words of the kinds of public messages whose leaked bits are not parities or syndromes."""
+"""First words of the kinds of public messages whose leaked bits do not count as those of the reconciliation."""
 
 _DEFAULT_REASONS = {
     "wall_s": "the run did not record how long it took",
@@ -203,13 +203,14 @@ def _entropy_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
 
 
 def _assumed_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[Verdict]:
-    """Return a verdict that says, where no Eve was measured, what of the length is the source's and what hers."""
+    """Return, where no Eve was measured, a verdict that states how far the source and the assumed Eve limit the
+    length."""
     measured = summary["eve_measured"] or any(v.check == "eve_measured" and v.ok for v in facts.health)
     if measured or not summary["raw_bits"]:
         return []
     told = summary["secrecy"]
     if told is None:
-        detail = "The assumed Eve played no part: no block got as far as a key's length."
+        detail = "The assumed Eve was not used: no block reached the decision on a key's length."
         return [Verdict("assumed_eve", True, detail)]
     hers = [row for row in told["eves"] if row["name"] == ASSUMED]
     source = [row["key_bits"] for row in told["eves"] if row["name"] != ASSUMED]
@@ -217,20 +218,20 @@ def _assumed_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[Verdic
         return []
     least, assumed = min(source), hers[0]["key_bits"]
     detail = (
-        "Eve was not measured. What the source itself lets anybody predict would leave at most "
-        f"{counted(least, 'key bit')}; the assumed Eve ({hers[0]['knows']}) leaves {assumed:,}: "
-        f"{min(0, assumed - least):+,} are due to the assumption."
+        "Eve was not measured. Without her, what can be predicted from the source itself would leave at most "
+        f"{counted(least, 'key bit')}; the assumed Eve ({hers[0]['knows']}) leaves {assumed:,}: the assumption "
+        f"changes the length by {min(0, assumed - least):+,}."
     )
     return [Verdict("assumed_eve", True, detail)]
 
 
 ASSUMED = "assumed"
-"""Name of the row of an Eve whom nobody measured, in the table of Eves."""
+"""Name of the row of an Eve who was not measured, in the table of Eves."""
 
 
 _OF_BINS = ("dead_bins", "jumping_bins")
 _FEW = 0.005
-"""Share of repaired frames or values below which the receiver counts as sound."""
+"""Share of repaired frames or values below which the receiver passes the check."""
 _DEFECTS = {
     "dead_bins": ("dead subcarrier", "dead subcarriers", "filled in, features of many left out"),
     "jumping_bins": ("jumping subcarrier", "jumping subcarriers", "filled in, features of many left out"),
@@ -275,33 +276,37 @@ def _defect_entries(blocks: Sequence[BlockFacts]) -> list[Verdict]:
 def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
     """Return who could know the keys, over all blocks; None where no length was judged or no node reported it.
 
-    A row for every Eve: her share of guessed labels and its limit are means over the blocks, `key_bits` is the sum of
-    what she alone would have left.
+    There is a row for every Eve: her share of guessed labels and its limit are means over the blocks; `key_bits` is the
+    sum of the keys' lengths if she were the only Eve. In a block for which she had no data (the first one, if she needs
+    earlier blocks), the length counts that the least able Eve left.
     """
     judged = [r for r in reports if r.eves]
     if not judged:
         return None
     limiting = [r.limiting for r in judged if r.limiting is not None]
     return {
-        "eves": _rows([row for r in judged for row in r.eves]),
-        "sensitivity": _rows([row for r in judged for row in r.sensitivity]),
+        "eves": _rows([r.eves for r in judged]),
+        "sensitivity": _rows([r.sensitivity for r in judged]),
         "limiting": max(set(limiting), key=lambda name: (limiting.count(name), name), default=None),
         "epsilon_log2": judged[0].epsilon_log2,
         "assumptions": list(dict.fromkeys(text for r in judged for text in r.assumptions)),
     }
 
 
-def _rows(rows: Sequence[EveRow]) -> list[dict[str, Any]]:
+def _rows(blocks: Sequence[Sequence[EveRow]]) -> list[dict[str, Any]]:
     by_name: dict[str, list[EveRow]] = {}
-    for row in rows:
+    for row in (row for rows in blocks for row in rows):
         by_name.setdefault(row.name, []).append(row)
+    most = [max((row.key_bits for row in rows), default=0) for rows in blocks]
+    names = [{row.name for row in rows} for rows in blocks]
     told = [
         {
             "name": name,
             "knows": own[0].knows,
             "guess_probability": _mean([r.guess_probability for r in own]),
             "upper_bound": _mean([r.upper_bound for r in own]),
-            "key_bits": sum(r.key_bits for r in own),
+            "key_bits": sum(r.key_bits for r in own)
+            + sum(bits for bits, known in zip(most, names, strict=True) if name not in known),
         }
         for name, own in by_name.items()
     ]
@@ -325,7 +330,7 @@ def _delivered(report: KeyReport | None) -> bool:
 
 
 def _reconciled(block: BlockFacts) -> bool:
-    """Whether a block got as far as reconciliation."""
+    """Whether a block reached reconciliation."""
     return any(r is not None and r.reconciled_bits > 0 for r in (block.alice, block.bob))
 
 
@@ -349,10 +354,10 @@ def _ratio(amount: float, per: float | None) -> float | None:
 
 
 def _errors(block: BlockFacts) -> tuple[int, int]:
-    """Return differing and compared raw bits of a block, from the best evidence available.
+    """Return the numbers of differing and of compared raw bits of a block, from the best available data.
 
-    Raw bits of both sides; or, in a verified block, what Bob corrected plus what the sacrificed bits showed (exact);
-    or the sacrificed bits alone (a sample).
+    These are the raw bits of both sides; or, in a verified block, Bob's corrections and the sacrificed bits, which
+    together are exact; or the sacrificed bits alone, which are a sample.
     """
     if block.raw is not None:
         return int(np.count_nonzero(block.raw.alice != block.raw.bob)), block.raw.alice.size
@@ -373,9 +378,9 @@ def _kdr_raw(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _kdr_eve(blocks: Sequence[BlockFacts]) -> float | None:
-    """Eve's error rate on Alice's raw bits: over all of them where known, else over the sacrificed ones.
+    """Return Eve's error rate on Alice's raw bits: over all of them if they are known, else over the sacrificed ones.
 
-    Where she did not receive everything, over the sacrificed ones for which she has a measurement.
+    If she did not receive everything, it is over the sacrificed bits for which she has a measurement.
     """
     pairs = []
     for block in blocks:
@@ -400,7 +405,7 @@ def _min_entropy(blocks: Sequence[BlockFacts]) -> float | None:
 
 
 def _efficiency(verified: Sequence[BlockFacts]) -> float | None:
-    """Return f = reconciliation's leaked bits / Σ n·h₂(e), with the error rate e that was in fact corrected."""
+    """Return f = reconciliation's leaked bits / Σ n·h₂(e), with e the share of bits that were corrected."""
     leaked = needed = 0.0
     for block in verified:
         alice, bob = block.alice, block.bob

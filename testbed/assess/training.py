@@ -20,7 +20,7 @@ class Attempt:
     alice: TrainReport | None
     bob: TrainReport | None
     file: str | None = None
-    """Where each node keeps its part of the model, below its own folder; None where it is not kept."""
+    """Path of each node's part of the model, below its own folder; None where it is not stored."""
 
 
 def summarise(attempts: Sequence[Attempt], guard_rounds: int) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def guard_verdict(attempts: Sequence[Attempt], guard_rounds: int) -> Verdict:
 
 
 def verdict(attempts: Sequence[Attempt]) -> Verdict:
-    """Return whether the enhancer has a model, and whether it helps on the validation stretch."""
+    """Return whether the enhancer has a model, and whether it reduces the difference on the validation rounds."""
     failures = [a.failure for a in attempts if a.failure is not None]
     if not attempts or attempts[-1].failure is not None:
         detail = "; ".join(failures) if failures else "too few training rounds were kept"

@@ -1,4 +1,4 @@
-"""What must hold however a run was treated, checked from outside: on its record, its keys, its processes.
+"""Checks of the invariants that must hold whatever happened to a run: of its record, its keys and its processes.
 
 Shared by `_soak` and `_kills`, which are commands of their own (`testbed bench soak`, `testbed bench kills`): they take
 from minutes to hours and have no peer to compare with.
@@ -26,7 +26,7 @@ from testbed.records import files, reader
 from testbed.records.recorded import RecordedRun
 
 GONE_WITHIN_S = 20.0
-"""A process whose run is over, or whose coordinator is dead, leaves by then."""
+"""Time within which a process ends once its run is over or its coordinator is dead."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Endured(msgspec.Struct, kw_only=True):
-    """What `testbed bench soak` and `testbed bench kills` print."""
+    """The result that `testbed bench soak` and `testbed bench kills` print."""
 
     name: str
     figures: dict[str, Any]
@@ -50,7 +50,7 @@ class Endured(msgspec.Struct, kw_only=True):
 
 @dataclass(slots=True)
 class Site:
-    """A folder of its own with an experiment file, a state folder and runs. Its command lines are the real ones."""
+    """A separate folder with an experiment file, a state folder and runs, in which the real command line is used."""
 
     folder: Path
     lab: str = "sim"
@@ -75,7 +75,7 @@ class Site:
         return path
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `testbed ARGUMENTS` with this site's state; its words go to `log.txt`."""
+        """Start `testbed ARGUMENTS` with this site's state; its output is written to `log.txt`."""
         environment = {**os.environ, "TESTBED_STATE": str(self.state)}
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
@@ -84,7 +84,7 @@ class Site:
             )  # fmt: skip
 
     def processes(self) -> dict[int, str]:
-        """Return pid → role of every process that lives with this site's state: what it is started as."""
+        """Return pid → role of every process that runs with this site's state; the role is in its command line."""
         mark = f"TESTBED_STATE={self.state}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
@@ -93,7 +93,7 @@ class Site:
             try:
                 words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 mine = mark in (entry / "environ").read_bytes().split(b"\0")
-            except OSError:  # it has ended, or is somebody else's
+            except OSError:  # the process has ended, or belongs to another user
                 continue
             if mine and "testbed" in words:
                 found[int(entry.name)] = _role(words[words.index("testbed") + 1 :])
@@ -112,13 +112,14 @@ class Site:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave no process behind, whatever ended this."""
+        """End all processes of this site, also after an error."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
 
     def check_record(self, folder: Path, rounds: int | None, before: RecordedRun | None = None) -> RecordedRun | None:
-        """Check a run's record; `rounds`: how many it must have, `before`: what had been acknowledged earlier."""
+        """Check a run's record. `rounds`: number of rounds that it must have; `before`: the rounds and blocks that had
+        been recorded before a kill."""
         try:
             run = reader.load(folder)
         except InputError as exc:
@@ -151,9 +152,9 @@ class Site:
             self.find("no acknowledged round is missing", f"{folder.name}: {sorted(set(lost))[:10]}")
 
     def check_keys(self, run: RecordedRun | None, ended: bool) -> int:
-        """Compare the keys that both ends keep of a run; returns how many both have.
+        """Compare the keys that both ends have stored of a run; returns how many both have.
 
-        One end may lack a key only where the record says that the block failed, and not once the run has ended well.
+        One end may lack a key only if the record says that the block failed, and not if the run has ended normally.
         """
         if run is None:
             return 0
@@ -165,7 +166,7 @@ class Site:
         verified = {b.block for b in run.blocks if len(b.key) == 2 and all(k.key_bits for k in b.key.values())}
         verified -= {e.data["block"] for e in run.events if e.kind == "block_failed"}
         for block in sorted(verified - (alice.keys() & bob.keys())):
-            self.find("no key is called verified that one end lacks", f"{name}: block {block}")
+            self.find("both ends have every verified key", f"{name}: block {block}")
         alone = sorted(alice.keys() ^ bob.keys())
         if alone and ended:
             self.find("no end keeps a key alone", f"{name}: blocks {alone}")
@@ -177,12 +178,12 @@ class Site:
 
 
 def _role(words: list[str]) -> str:
-    """Return what a command line of ours is: run, sim, or a node's name."""
+    """Return the role of one of our command lines: run, sim, or a node's name."""
     return words[1] if words[:1] == ["node"] else words[0] if words else ""
 
 
 def journal_bytes(folder: Path) -> int:
-    """Return how large a run's journal is now, its log included."""
+    """Return the present size of a run's journal, its log included."""
     return sum(p.stat().st_size for end in ("", "-wal") if (p := folder / (files.JOURNAL + end)).exists())
 
 

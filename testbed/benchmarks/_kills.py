@@ -1,8 +1,9 @@
-"""`testbed bench kills`: SIGKILL at random instants to the processes of the real command line, then what is left.
+"""`testbed bench kills`: sends SIGKILL at random instants to the processes of the real command line, and checks the
+runs.
 
 A run whose coordinator is killed is resumed; one whose nodes are killed goes on by itself; one whose air is killed
-ends. Each run is checked when it is over, and what had been acknowledged before a kill is compared with what came of
-it. Half of the kills wait for a block to begin.
+ends. Each run is checked when it is over; what had been recorded before a kill must still be in its record. Half of the
+kills wait for a block to begin.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from testbed.records.recorded import RecordedRun
 
 KILLS = 300
 ENDS_WITHIN_S = 240.0
-"""A run ends this long after the last kill, or it hangs: its rounds, its blocks, and its longest wait for a node."""
+"""A run that has not ended this long after the last kill hangs: the time covers its rounds, its blocks, and its longest
+wait for a node."""
 _VICTIMS = {"run": 0.5, "alice": 0.15, "bob": 0.15, "eve": 0.1, "sim": 0.1}
-"""Share of the kills; `run` is the coordinator."""
+"""Process → its share of the kills; `run` is the coordinator."""
 _MOST_RESTARTS = 3
-"""As many deaths of a node as a run survives."""
+"""Largest number of deaths of a node that a run survives."""
 _MOST_S = 6.0
 """Longest time from a start, or the kill before, to a kill."""
 _BLOCK_S = 4.0
@@ -93,7 +95,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
             continue
         folder = next(iter(out.glob("*")), None)
         tally.in_block += folder is not None and _is_within_a_block(folder)
-        os.kill(pid, signal.SIGKILL)  # of this site, by its environment
+        os.kill(pid, signal.SIGKILL)  # a process of this site, by its environment
         deaths[victim] += 1
         tally.by_victim[victim] += 1
         if victim != "run":
@@ -101,7 +103,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
         process.wait()
         site.check_nobody_is_left()
         before = _acknowledged(folder)
-        if before is None:  # it had not begun
+        if before is None:  # the run had not begun
             return 0
         process = site.start("run", "--resume", str(folder))
         tally.resumed += 1
@@ -125,7 +127,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait so long for the end of a process; returns whether it has ended."""
+    """Wait for the end of a process, for `seconds` at most; returns whether it has ended."""
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -155,7 +157,7 @@ def _is_within_a_block(folder: Path) -> bool:
 
 
 def _acknowledged(folder: Path | None) -> RecordedRun | None:
-    """Return what a killed coordinator had committed; None where it had not come to its record."""
+    """Return what a killed coordinator had committed; None where it had not begun its record."""
     if folder is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`testbed bench soak`: one long run under a plan of faults. Does it lose anything, hang, or grow?"""
+"""`testbed bench soak`: checks whether one long run under a plan of faults loses data, hangs, or leaks memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from testbed.records.journal import JournalTail
 
 ROUNDS = 20_000
 STALLED_S = 240.0
-"""No round and no block for so long is a hang: the longest wait for a node, four times over for a busy machine."""
+"""Time without a round or a block after which a run counts as hanging: four times the longest wait for a node, because
+the machine may be busy."""
 FLAT_MB_PER_1000 = 2.0
-"""Growth of a process, beyond which its memory is called growing."""
+"""Largest growth of a process's memory that does not count as a leak."""
 FAULTS = Faults(
     delay_s=0.0002, jitter_s=0.0005, loss=0.0005, duplication=0.0002, reordering=0.0002, resets=2.0, partitions=0.3,
     partition_s=4.0, pauses=0.3, pause_s=4.0, kills=0.2,
@@ -47,7 +48,7 @@ def _soak(site: Site, rounds: int, seed: int, minutes: float | None, say: Callab
             process.kill()
         if minutes is not None and time.monotonic() - began_s > 60 * minutes and not stopped:
             stopped = True
-            process.terminate()  # the first one finishes the round, and what was gathered
+            process.terminate()  # the first signal lets the run finish its round and a last block
     wall_s = time.monotonic() - began_s
     if process.returncode not in (0, 130):
         site.find("the run ends well", f"exit status {process.returncode}")
@@ -76,7 +77,7 @@ def _mb_per_10000(path: Path, rounds: int) -> float | None:
 
 
 class _Watch:
-    """Looks at a run from outside: how far it is, and how large its processes are."""
+    """Observes a run from outside: its progress, and the memory of its processes."""
 
     def __init__(self, site: Site, pid: int) -> None:
         self._site, self._pid = site, pid
@@ -84,7 +85,7 @@ class _Watch:
         self.folder: Path | None = None
         self.rounds = 0
         self.journal = 0
-        """Bytes at the last look, when `rounds` were over."""
+        """Size of the journal in bytes at the last look, when `rounds` were over."""
         self.moved_s = time.monotonic()
         self._samples: dict[tuple[str, int], list[tuple[int, float, int]]] = {}
         """(role, pid) → (rounds over, MB, descriptors)."""
@@ -118,7 +119,7 @@ class _Watch:
             if span <= out.get(role, {}).get("rounds", -1):
                 continue
             quarter = max(1, len(samples) // 4)
-            # the first quarter is loading and filling what is bounded
+            # In the first quarter, libraries are loaded and bounded buffers are filled.
             early, late = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
             passed = max(1, statistics.median(s[0] for s in late) - statistics.median(s[0] for s in early))
             mb = [statistics.median(s[1] for s in part) for part in (early, late)]

@@ -1,8 +1,8 @@
 """Rounds per second with the live page, as a ratio to those without it, in pairs of runs.
 
-A page is either read as a browser reads it, by a process of its own, or opened and never read. A ratio of 1 says that
-the page costs the run nothing; 0.97 is asked for. On a machine that does other things, too, the ratios of single pairs
-differ by more than that: quote the median only where the spread in the note is small.
+A page is either read as a browser reads it, by a process of its own, or opened and never read. A ratio of 1 means that
+the page does not slow the run; at least 0.97 is demanded. On a machine with other load the ratios of single pairs vary
+by more than that: quote the median only if the spread in the note is small.
 """
 
 from __future__ import annotations

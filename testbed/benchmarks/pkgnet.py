@@ -1,4 +1,4 @@
-"""Paper A: the exact optimum compared with the paper's baseline, PKG-Net's answer with the exact optimum."""
+"""Paper A: compares the exact optimum with the paper's baseline, and PKG-Net with the exact optimum."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from testbed.core.types import F64, I64
 
 REGIONS, DIMENSION = 16, 2
 SIZES = ((4096, 5, True), (100_000, 1, False))
-"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: its costs alone take 80 GB at 10⁵."""
+"""Samples, rounds of clustering, and whether the Hungarian algorithm is run: at 10⁵ samples its costs take 80 GB."""
 
 
 def run() -> list[BenchRow]:
@@ -58,7 +58,7 @@ def _assignments(n: int, solver: Any, hungarian: bool) -> list[BenchRow]:
     costs = squared_distances(points, start)
     (label, prices), ours_s = _timed(lambda: assign_balanced(costs), 5)
     cost = _cost(costs, label)
-    note = f"cost {cost:.4f}, proved to {abs(cost - dual_bound(costs, prices)):.1e}; peer's cost "
+    note = f"cost {cost:.4f}, at most {abs(cost - dual_bound(costs, prices)):.1e} above the least; peer's cost "
     peers: dict[str, Callable[[], I64]] = {"ortools min-cost flow": lambda: min_cost_flow(costs, solver)}
     if hungarian:
         peers["Hungarian (scipy)"] = lambda: match_places(costs)

@@ -18,10 +18,10 @@ from testbed.core.seeds import generator
 from testbed.core.stages import Evidence, Reconciler
 
 BLOCKS = {2048: 40, 10_240: 12, 65_536: 5, 131_072: 2}
-"""From the bits of a block to the number of blocks."""
+"""Bits of a block → number of blocks."""
 RATES = (0.01, 0.05, 0.10)
 ONE_MESSAGE_MARGIN = 1.6
-"""Parities in one message: at 1 %, codes of 131 072 bits need from 1.15 to 1.19 of Shannon's limit."""
+"""Margin of the mode with one message: at 1 %, codes of 131 072 bits need 1.15 to 1.19 times Shannon's limit."""
 
 
 def run() -> list[BenchRow]:

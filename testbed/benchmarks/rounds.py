@@ -1,10 +1,10 @@
 """Rounds per second through the whole process chain: Alice, Bob, Eve, a surface and the air as processes.
 
 Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
-every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one, so that the
-ratio says what ordering rounds together is worth. The last row compares with the same work without processes: one loop
-sends the same waveform through a flat channel and estimates it at three receivers. It has no sockets, authentication,
-scheduling, records or simulated air.
+every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one round, so that
+the ratio states the gain by ordering rounds together. The last row compares with the same work without processes: one
+loop sends the same waveform through a flat channel and estimates it at three receivers. It has no sockets,
+authentication, scheduling, records or simulated air.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _trains(experiment: str, wall: bool = False) -> BenchRow:
 
 
 Beside = Callable[[Path], AbstractContextManager[object]]
-"""What goes on beside a run: called with its folder once its processes have started, left when it is over."""
+"""A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
 
 
 def round_s(

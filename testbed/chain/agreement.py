@@ -1,25 +1,26 @@
 """Agreement: two CSI series become one common string, or an explicit failure.
 
 What leaks. The ledger counts what each message reveals about the string that remains in the end: the quantizer's
-messages, parities, positions of corrected bits, and the verification tag, from which the key's confirmation is made
-(`chain.confirm`). Sacrificed bits are published in full and leave the string, so they count 0; the length rule
-subtracts what they reveal about their neighbours from the entropy (`amplify.accounting`).
+messages, parities, positions of corrected bits, and the verification tag, by which the key is confirmed as well
+(`chain.confirm`). Sacrificed bits are published in full and removed from the string, so they count 0; what they reveal
+about their neighbours lowers the entropy in the length rule (`testbed.entropy`).
 
 Every reconciler is charged by the same rule: all bits that Alice reveals of her string, and all that Bob's messages
 reveal beyond that. By the chain rule the string loses no more than I(string; Bob's messages) + Alice's bits.
-- Alice's bits. Cascade: one for each cut that was not answered before; parities of siblings follow from these and
-reveal nothing new. LDPC and multilevel: one for each syndrome bit, or bit in the clear.
+- Alice's bits. Cascade: one for each division of a part into two halves whose parity was not published before; the
+parity of the other half follows and reveals nothing new. LDPC and multilevel: one for each syndrome bit, and for each
+bit that is sent in the clear.
 - Bob's messages. Cascade's questions follow from public seeds and from the positions at which the strings differ, and
 in the end they reveal the position of every error. If errors were independent of the string, that would reveal
-nothing. But errors lie next to thresholds, so `correction_leak` charges what the positions reveal of the labels; the
-charge itself follows from secret labels, so its digits are charged, too. LDPC's and multilevel's replies say which
-frames failed: a bit for each failure and one for each success. Where and how often he corrected stays with Bob: no
-message of the discussion depends on it, hence no charge. (His node reports the number of corrected bits as a metric;
-a reader of the records knows at most log2(n + 1) bits about the errors, and no position.)
-The benchmarks' f counts the first item and the flags of the second: bare strings have no labels.
+nothing. But errors occur next to thresholds, so `correction_leak` charges what the positions reveal of the labels. The
+charge itself depends on secret labels and is published, so the bits that its number takes are charged, too. LDPC's and
+multilevel's replies say which frames failed: one bit for each reply. Which bits Bob corrected, and how many, is not
+charged there, because no message of the discussion depends on it. (His node reports the number of corrected bits as a
+metric; from it, a reader of the records learns at most log2(n + 1) bits about the errors, and no position.)
+The benchmarks' efficiency f counts Alice's bits and the replies only, because their strings have no labels.
 
-Turns. At any time one side sends and the other waits, and only the side whose turn it is may report a failure, so that
-a failure is sent once and never collides with a message of the next discussion.
+Turns. At any time one side sends and the other waits. Only the side whose turn it is may report a failure, so that a
+failure is sent once and is never mistaken for a message of the next discussion.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Agreed:
     transcript: Transcript = field(default_factory=Transcript)
     """The messages so far."""
     tag: bytes = field(default=b"", repr=False)
-    """Tag of the verified string, which is secret: the key for confirming the key that follows."""
+    """Secret tag of the verified string; the code that confirms the final key is keyed by it (`chain.confirm`)."""
 
 
 @dataclass(slots=True)
@@ -245,9 +246,8 @@ class Agreement:
         public = replace(raw.take(positions), values=theirs)
         progress.errors = int(np.count_nonzero(raw.values[positions] != theirs))
         kept = _without(raw, positions)
-        # Which sacrificed bits differ stays with Bob, and labels with differing bits leave the string. Yet a differing
-        # bit
-        # means that the rest of its label lies next to a threshold, so the number of them is charged in full.
+        # Bob publishes only how many sacrificed bits differ, not which ones. These bits leave the string, but their
+        # number still reveals something about the remaining labels, so it is charged in full.
         leaked = _count_leak(positions.size)
         yield Send(PublicMessage(kind=ERRORS, body={"errors": progress.errors}, leaked_bits=leaked))
         rate = _estimate(progress.errors, positions.size)
@@ -268,22 +268,23 @@ class Agreement:
         progress.values, progress.corrected = outcome.values, outcome.corrected
         body: dict[str, Any] = {"corrections": []}
         leaked = 0
-        # An interactive discussion reveals where Bob corrected. A syndrome does not: it is a function of Alice's string
-        # alone, whose bits are counted, as is each flag of Bob's replies. So no positions are charged here.
+        # An interactive discussion reveals which bits Bob corrected. A syndrome does not, because it depends on Alice's
+        # string alone; its bits are counted, as is each flag of Bob's replies. Then no positions are charged.
         if self.reconcile.shows_corrections:
             theirs_all = raw.values.copy()
             theirs_all[positions] = theirs
             theirs_all[np.delete(np.arange(raw.values.size), positions)] = outcome.values
             wrong = np.delete(np.arange(raw.values.size), positions)[kept.values != outcome.values]
             body["corrections"] = _by_level_bit(raw.take(wrong), kept)
-            # no more than all of it can be revealed
+            # A discussion cannot reveal more bits than the string has.
             leaked = min(kept.values.size, _corrections_leak(replace(raw, values=theirs_all), wrong))
         yield Send(PublicMessage(kind=VERIFIED, body=body, leaked_bits=leaked))
 
     def _sacrificed(self, raw: Bits, lead: PublicMessage, seed: int) -> I64:
         """Return the ascending positions that are published; raises DialogueFailed('too_few_bits').
 
-        Whole symbols, so that no label is partly known; those first that the quantizer has published.
+        They are the bits of whole symbols, so that no label is partly known. Symbols whose bits the quantizer has
+        already published are chosen first.
         """
         n, share = raw.values.size, self.accounting.sacrifice_fraction
         group = np.zeros(0, np.int64)
@@ -317,7 +318,7 @@ class Agreement:
 
 
 def to_bytes(value: int) -> bytes:
-    """Return a number of the tag's field in the form of a message, which has no integers of 128 bits."""
+    """Return a tag or its point as bytes, because messages cannot contain integers of 128 bits."""
     return value.to_bytes(TAG_BYTES, "big")
 
 
@@ -357,10 +358,9 @@ def _corrections_leak(alice: Bits, wrong: I64) -> int:
 
 
 def _check_corrections(message: PublicMessage, kept: Bits, shown: bool) -> None:
-    """Raise DialogueFailed('protocol') unless Bob's counts are possible and charged; he is trusted, so no proof is
-    asked.
+    """Raise DialogueFailed('protocol') unless Bob's counts of corrections, and the bits charged for them, are possible.
 
-    The charge follows from labels that only Bob compares; it is checked to be possible.
+    The charge follows from labels that only Bob can compare. He is trusted, so no proof is asked for.
     """
     most = _by_level_bit(kept, kept) if shown else []
     counts = message.body.get("corrections")

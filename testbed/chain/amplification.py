@@ -33,9 +33,10 @@ from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_leng
 
 AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
 UNMEASURED_CORRELATION = 0.9
-"""Correlation of an Eve who was not measured and of whom the experiment says nothing: a little less than at λ/20."""
+"""Correlation of the assumed Eve where none was measured and the experiment states none: that of an Eve a little
+farther away than λ/20."""
 MEASURED_DISTANCE_WAVELENGTHS = 1.0
-"""Where an Eve was measured and the experiment assumes none: no Eve is nearer to either end than this."""
+"""Distance of the assumed Eve where one was measured and the experiment states none: no Eve is nearer to either end."""
 
 
 def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
@@ -53,10 +54,10 @@ def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
 class Amplification:
     """Alice's half and Bob's half of a block's amplification.
 
-    blocks: how many blocks the run plans; ε is shared among them, and further blocks give no key. least_key_bits: a
-    shorter key counts as none at this side. decided: the blocks of the run that ε was spent on, shared with the object
-    that replaces this one when a node is configured again. pool: for one-time authentication of the discussion, which
-    the first bits of every hashed string pay for (`chain.wegman_carter`).
+    blocks: number of blocks that the run plans; ε is shared among them, and further blocks make no key. least_key_bits:
+    at this side, a shorter key counts as none. decided: the blocks of the run on which a share of ε was spent; where a
+    node is configured again, the new object gets the same set. pool: pads for one-time authentication of the
+    discussion; the first bits of every hashed string refill it (`chain.wegman_carter`).
     """
 
     def __init__(
@@ -118,13 +119,14 @@ class Amplification:
     ) -> Dialogue[tuple[Key | None, KeyReport]]:
         """Return one side's dialogue from a verified string to a key.
 
-        `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only where his own ledger agrees and
-        the rule can give this length. Both then confirm the whole discussion and the string to each other
-        (`chain.confirm`): Alice's key is delivered when Bob's code equals hers, Bob's when he then receives hers. The
-        last message of any protocol can be lost (two generals): then Alice has a key that Bob does not use, and his
-        node reports the failure; two different keys are not possible. A key of 0 bits is no key: (None, report) with
-        the reason in `failure`. With a pool, `decided` is the length of the whole hashed string, and the reported key
-        is what is left of it after the refill. Raises ValueError where `agreed` is not verified, DialogueFailed where
+        `decided` is what `decide` returned at Alice, and None at Bob. Bob hashes only if his own ledger agrees with
+        Alice's and the rule can give this length. Both ends then confirm the whole discussion and the string to each
+        other (`chain.confirm`): Alice delivers her key when Bob's code equals hers, and Bob delivers his when he then
+        receives hers. If that last message is lost, Alice has a key that Bob does not use, and his node reports the
+        failure; no protocol can avoid this (two generals). The ends never have two different keys. A key of 0 bits is
+        no key: the result is (None, report) with the reason in `failure`. With a pool, `decided` is the length of the
+        whole hashed string, and the reported key is the rest after the refill. Raises ValueError where `agreed` is not
+        verified, DialogueFailed where
         the discussion fails (ledger_mismatch, key_too_short, confirmation_failed, authentication_failed,
         pool_exhausted, pool_out_of_step, protocol, peer_failed).
         """
@@ -172,13 +174,13 @@ class Amplification:
         return Key(block, self._refill(string, said)), self._less_refill(decided)
 
     def _refill(self, string: U8, said: Transcript) -> U8:
-        """Return the key that is left of a hashed string once the pool has its share; the discussion is over."""
+        """Refill the pool with the first bits of a hashed string and return the rest, which is the key."""
         if self._pool is not None:
             self._pool.refill(said.digest, string[: self._refill_bits])
         return string[self._refill_bits :]
 
     def _less_refill(self, report: KeyReport) -> KeyReport:
-        """Return the report of what is left for use."""
+        """Return the report with all lengths reduced by the refill."""
         bits = self._refill_bits
         if not bits or not report.key_bits:
             return report
@@ -233,7 +235,7 @@ class Amplification:
 
 
 def _read_pads(pool: Pool, offer: list[list[Any]], confirmed: PublicMessage, before: Transcript) -> bytes:
-    """Return the pair of pads that Bob chose, struck off, his tag checked; `before`: what was said until his message.
+    """Check Bob's tag; return the pair of pads that he chose, removed from the pool. `before`: all earlier messages.
 
     Raises DialogueFailed (protocol, pool_out_of_step, authentication_failed).
     """
@@ -251,14 +253,15 @@ def _read_pads(pool: Pool, offer: list[list[Any]], confirmed: PublicMessage, bef
 
 SHORT = "entropy_exhausted"
 PROBES_A_COEFFICIENT = 3
-"""Probes needed for each coefficient of a channel under public patterns, to separate the surface from all else."""
+"""Number of probes for each coefficient of a channel under public patterns that suffices to tell the surface's effect
+from other changes."""
 
 
 def unfittable(facts: Facts) -> str | None:
     """Return why an Eve who knows the patterns cannot be judged; None where she can.
 
-    A channel under a public pattern is a known function of N + 1 coefficients, or of one for each pattern that is in
-    use. Few probes cannot fit them, so that what is left is unknown; Eve may know the room by other means.
+    A channel under public patterns is a known function of N + 1 coefficients, or of one for each pattern in use. With
+    too few probes these cannot be fitted here, although Eve may know them by other means.
     """
     if facts.patterns is None or facts.states is None:
         return None

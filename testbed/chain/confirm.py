@@ -2,20 +2,21 @@
 
 The transcript is every message of a block, in order, as its sender sent it: the quantizer's messages, positions,
 charges, the rounds, the length, the hash's seed. Both ends compute a code of it, keyed by the tag of the verified
-string. Bob sends the hash of his code, Alice answers with hers. A message changed on its way changes one end's code;
-an attacker would have to find the other end's code without the tag, or from its hash.
+string. Bob sends the hash of his code; Alice answers with her code. If a message is changed on its way, the two codes
+differ, and an attacker would have to find the code that an end expects without the tag, or from its hash.
 
-What it costs. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is never published,
-only its hash is, when strings are verified. That hash, the code's hash and the code are functions of the tag and of
-public data, so together they reveal no more about the string than the tag does: its 128 bits, charged with the
+What it reveals. The tag (`amplify.verify`, 128 bits, a polynomial of the string at a public point) is not published,
+only its hash, when strings are verified. That hash, the code's hash and the code are functions of the tag and of public
+data, so together they reveal no more about the string than the tag does: 128 bits, which are charged at the
 verification.
 
-Hash and code are SHA-512 and HMAC-SHA-512, both cut to 128 bits: to change messages unseen takes 2^128 work, and two
-tags that differ are taken for one with probability 2^-128. The secrecy of the key does not rest on that: it is charged
-as if the whole tag were read off.
+Hash and code are SHA-512 and HMAC-SHA-512, both cut to 128 bits: to change messages unnoticed takes 2^128 operations,
+and two different tags have the same hash with probability 2^-128. The secrecy of the key does not depend on the hash:
+the charge assumes that Eve knows the whole tag.
 
-Where both ends have a pool of pads (`chain.wegman_carter`), the same two messages carry a tag each that no computation
-forges: then what was said is as authentic as the pool is secret, whatever becomes of SHA-512 and of the links' CURVE.
+Where both ends have a pool of pads (`chain.wegman_carter`), each of the two messages also has a tag that cannot be
+forged by any computation. The discussion is then authentic as long as the pool is secret, even if SHA-512 or the links'
+CURVE encryption is broken.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Transcript:
         return _with_mac(message, self._mac(sender, message, pad))
 
     def check_signed(self, sender: Sender, message: PublicMessage, pad: bytes) -> None:
-        """Raise DialogueFailed('authentication_failed') unless a message, which is not in here yet, has its tag."""
+        """Raise DialogueFailed('authentication_failed') unless a message, not added here yet, has the right tag."""
         theirs = message.body.get(_MAC)
         if not isinstance(theirs, bytes) or not hmac.compare_digest(theirs, self._mac(sender, message, pad)):
             raise DialogueFailed(

@@ -1,4 +1,4 @@
-"""Defects in a receiver's CSI that this end can find alone; masked or repaired by rule, reported, and counted.
+"""Finds defects in a receiver's CSI without the other end's help; they are masked or repaired by rule, and reported.
 
 A bin is one subcarrier of one antenna pair. The rules:
 
@@ -9,12 +9,13 @@ A bin is one subcarrier of one antenna pair. The rules:
 - A single value far above its neighbours is filled in.
 - A frame with more than half of its values missing, and a frame whose level is far off that of the frames around it, is
   left out, as if it had not been received.
-- A lasting step of the whole level that leaves the shape over frequency as it was is a step of the receiver's gain: the
-  frames after it are levelled.
+- A lasting step of the level that is the same in all bins is a step of the receiver's gain: the frames after it are
+  brought to the level before it.
 
-Every rule compares an end with itself, so neither end learns anything about the other's measurement. Whether a frame or
-a feature is left out is public anyway, because the quantizer publishes what it keeps. A mirrored or shifted
-spectrum shows only with both ends' CSI: a health check (`assess.checks.bin_order`) reports it, and a replay repairs it.
+Every rule uses the CSI of one end only, so neither end learns anything about the other's measurement. Whether a frame
+or a feature is left out is public in any case, because the quantizer publishes what it keeps. A mirrored or shifted
+spectrum can only be found with the CSI of both ends: a health check (`assess.checks.bin_order`) reports it, and a
+replay repairs it.
 """
 
 from __future__ import annotations
@@ -50,20 +51,23 @@ _SPIKE_DB, _SPIKE = 12.0, 8.0
 _FRAMES_AROUND = 31
 _UP_DB, _UP = 12.0, 5.0
 _DOWN_DB, _DOWN = 20.0, 8.0
-"""Fading falls deep and rises little, so the limits differ: in dB, and in standard deviations."""
+"""Limits of a frame's level, in dB and in standard deviations, below and above: fades are deep, rises are small."""
 _STEP_DB, _STEP = 3.0, 5.0
 _SHAPE_DB, _SHAPE = 1.5, 0.25
-"""A step of medians is one of the gain where bins differ in it by less than this, or by less than this share of it."""
+"""A step of the median is one of the gain if the bins' steps differ by less than this, in dB or as a share of the step.
+"""
 _SUDDEN_DB, _SUDDEN = 0.5, 0.15
 """The same limits for a step between two frames."""
 _FRAMES_LONG = 8
-"""Least number of frames that a step lasts, or as many as there are."""
+"""A step must last for at least this number of frames, or to the end of the series."""
 _FADES = 0.7
-"""Ratio of the change from frame to frame to that over some frames; 1 if frames are independent."""
+"""Ratio of the change between neighbouring frames to that over some frames; it is 1 if frames are independent."""
 _SELECTIVE_DB = 1.0
-"""Difference of the bins of one frame (std over time) above which a step of the channel changes the shape."""
+"""Least variation over time of the differences between bins at which gain steps are searched: a step of the channel
+then changes the shape over frequency, and can be told from a step of the gain."""
 _FEW_STEPS, _FRAMES_A_STEP = 2, 128
-"""More steps than the first number, or than one in the second number of frames, are not steps of a gain."""
+"""If there are more steps than the first number, or more than one per second number of frames, the channel steps and
+not the gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +105,9 @@ class Defects:
 def mend(csi: CsiSeries, drop_frames: bool = True) -> tuple[CsiSeries, Defects]:
     """Return the series without its defects, and a list of them; the same series if there are none.
 
-    `drop_frames`: outlier frames become NaN; otherwise their level is made that of the frames around, as an Eve does
-    who wants every frame. Where fewer than `_LEAST_GOOD` bins of an antenna pair measure anything, they are left as
-    they are, because no bin is left to interpolate from. Deterministic; the input is not changed.
+    `drop_frames`: outlier frames become NaN. Otherwise they get the level of the frames around them, as is best for an
+    Eve, who wants every frame. An antenna pair with fewer than `_LEAST_GOOD` good bins is not changed, because these
+    are too few to interpolate from. Deterministic; the input is not changed.
     """
     level = _levels_db(csi.h)
     if np.isfinite(level).all() and len(level) < LEAST_FRAMES:
@@ -193,7 +197,7 @@ def _dead(level: F64) -> Mask:
     gone = np.isfinite(level).mean(axis=0) <= 0.5
     middle, spread = np.full(gone.size, np.nan), np.full(gone.size, np.nan)
     middle[~gone] = np.nanmedian(level[:, ~gone], axis=0)
-    # quartiles: a stuck bin may have outliers, too
+    # Percentiles are used because a stuck bin may have outliers, too.
     low, high = np.nanpercentile(level[:, ~gone], (10, 90), axis=0)
     spread[~gone] = high - low
     usual = float(np.nanmedian(spread)) if not gone.all() else 0.0
@@ -223,7 +227,8 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         apart = _apart(level[sound], bad)
         spread = np.full(bad.size, -1.0)
         spread[~bad] = np.nanpercentile(np.abs(apart[:, ~bad]), 75, axis=0)
-        # a high percentile, not the median: if bins come in groups of equal values, those at the borders are sound
+        # A high percentile is used, not the median: if bins come in groups of equal values, only those at the borders
+        # of the groups differ from their neighbours, and these are sound.
         usual = float(np.percentile(spread[~bad], _USUAL_BINS))
         worst = int(spread.argmax())
         if spread[worst] <= max(_JUMP_DB, _JUMP * usual) or 2 * (bad.sum() + 1) > bad.size:
@@ -231,14 +236,14 @@ def _jumping(level: F64, dead: Mask, sound: Mask) -> tuple[Mask, Mask]:
         jumping[worst] = True
     spikes, bad = np.zeros(level.shape, bool), dead | jumping
     with np.errstate(invalid="ignore"):
-        # also above its own usual level, because in a deep fade of the whole band all values are noise
+        # The value must also exceed the bin's own usual level: in a deep fade of the whole band, all values are noise.
         high = level[sound] > np.nanmedian(np.where(bad, 0.0, level[sound]), axis=0)
         spikes[sound] = high & (_above(level[sound], bad) > max(_SPIKE_DB, _SPIKE * usual))
     return jumping, spikes
 
 
 def _weak(level: F64, dead: Mask) -> Mask:
-    """Return (bin,) which lie in a lasting null of the channel: noise makes them vary, and they are sound."""
+    """Return (bin,) whether a bin lies in a lasting null of the channel: noise makes it vary, but it is sound."""
     usual = np.full(dead.size, np.nan)
     usual[~dead] = np.nanmedian(level[:, ~dead], axis=0)
     good = np.flatnonzero(~dead)
@@ -263,7 +268,7 @@ def _above(level: F64, bad: Mask) -> F64:
 
 
 def _apart(level: F64, bad: Mask) -> F64:
-    """Return (frame, bin) how far each level lies from the mean of its good neighbours', less what is usual there."""
+    """Return (frame, bin) each level less the mean level of its good neighbours, and less the usual such difference."""
     good = np.flatnonzero(~bad)
     left, right = np.r_[good[1], good[:-1]], np.r_[good[1:], good[-2]]
     out = np.full(level.shape, np.nan)
@@ -332,7 +337,7 @@ def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
     outliers[rows[strange]] = True
     gain_db[rows[strange]] = -off[strange]
     calm = rows[~strange]
-    if bins.shape[1] < _LEAST_BINS:  # a step of the gain and one of the channel look the same
+    if bins.shape[1] < _LEAST_BINS:  # a step of the gain cannot be told from one of the channel
         return gain_db, outliers, 0
     steps = gain_steps(bins[~strange])
     for at, step_db in steps:
@@ -343,9 +348,10 @@ def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
 def gain_steps(level: F64) -> list[tuple[int, float]]:
     """Return where the gain of a receiver stepped, as (first frame after it, step in dB), of levels (frame, bin) in dB.
 
-    A step is larger than the level usually changes, from frame to frame or in the median of many, and is the same in
-    all bins. Where there are many of them it is the channel that steps, as under a surface whose patterns are held:
-    none. In a channel that is flat over the band a step of the channel looks the same: none.
+    A step is larger than the usual change of the level, from frame to frame or in the median of many frames, and is the
+    same in all bins. No step is returned where there are many of them, because then the channel steps, as under a
+    surface whose patterns are each held for some rounds; nor in a channel that is flat over the band, where steps of
+    gain and channel cannot be told apart.
     """
     shape = level - np.median(level, axis=1, keepdims=True)
     selective_db = 1.4826 * float(np.median(np.abs(shape - np.median(shape, axis=0))))
@@ -404,7 +410,7 @@ def _lasting(level: F64) -> list[tuple[int, float]]:
 
 
 def _change(series: F64) -> int:
-    """Return the place of the one change of mean that fits a series best: the first value after it."""
+    """Return the index of the first value after the change of mean that fits a series best."""
     n = series.size
     at: I64 = np.arange(1, n)
     sums = np.cumsum(series)

@@ -1,8 +1,9 @@
-"""Drives the two sides of a public discussion: message by message over any transport, or both in this process.
+"""Drives the two sides of a public discussion, message by message over any transport, or both sides in this process.
 
-A `Dialogue` (core.ledger) is a generator without sockets. `Conversation` is what a node daemon drives it with; `run`
-lets two of them exchange messages here. A side that fails publishes `failed`, and the other side then fails as well, so
-that no side waits in vain. Kinds of messages are checked here, their bodies by the stages that read them.
+A `Dialogue` (core.ledger) is a generator without sockets. A node daemon drives it by a `Conversation`; `run` lets two
+dialogues exchange messages within one process. A side that fails publishes `failed`, and the other side then fails as
+well, so that neither waits in vain. The kinds of messages are checked here; their bodies are checked by the stages that
+read them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 """Errors that reading a peer's malformed message may raise; each becomes DialogueFailed('protocol')."""
 MAX_MESSAGES = 1 << 17
 MAX_BYTES = 1 << 27
-"""Most bytes of one discussion, both directions; ten times what the longest block needs."""
+"""Largest number of bytes of one discussion, in both directions; ten times what the longest block needs."""
 
 
 def failed_message(failure: DialogueFailed) -> PublicMessage:
@@ -53,8 +54,8 @@ class Conversation(Generic[T]):
     """One side of a discussion, advanced by the peer's messages.
 
     Call `advance()` once to start, then `advance(message)` with each of the peer's until `done`; send what it returns.
-    Then either `result` is set, or `failure` gives the reason. No message of the peer makes it raise. Messages after
-    `done` belong to the next discussion and are ignored here.
+    Then either `result` is set, or `failure` gives the reason. No message of the peer can make it raise an error.
+    Messages after `done` belong to the next discussion and are ignored here.
     """
 
     def __init__(self, dialogue: Dialogue[T]) -> None:

@@ -74,10 +74,10 @@ class Eavesdropping:
         """Run Eve's attack on a block: the same chain on her measurements, then all public messages.
 
         She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, each also through a model of
-        her own where the enhancer was trained, and keeps the one with the fewest errors on the sacrificed bits; a link
-        of which she received little only where there is no other. Her error rate is therefore the least of three or
-        six, which is slightly in her favour. Works with any part missing (a series None, messages missed), with a
-        poorer result.
+        her own where the enhancer was trained, and keeps the one with the fewest errors on the sacrificed bits. A link
+        of which she received little is used only if there is no other. Her error rate is therefore the least of three
+        or six, which makes her look slightly better than she is. Any part may be missing (a series is None, messages
+        were lost); the result is then poorer.
         """
         heard = {m.kind: m for m in transcript}
         links = self._links(from_alice, from_bob, self._eves.get(who, EveModels()))
@@ -90,7 +90,7 @@ class Eavesdropping:
             try:
                 guesses[link], covered[link] = self.quantize.eavesdrop(features, heard[LEAD], heard[FOLLOW])
             except UNREADABLE:
-                continue  # her series is of other rounds or antennas than this block
+                continue  # her series has other rounds or antennas than this block
         if not guesses:
             return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
         link, first = next(iter(guesses.items()))
@@ -111,7 +111,8 @@ class Eavesdropping:
     def report_series(
         self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"
     ) -> tuple[HeardSeries, ...]:
-        """Return her report to Alice of the rounds of these series: each antenna and link, each way to features."""
+        """Return her report to Alice on the rounds of these series: for each antenna and link, her features, also those
+        by a model of her own."""
         models = self._eves.get(who, EveModels())
         out = []
         for antenna, heard in _antennas(from_alice, from_bob):

@@ -1,8 +1,8 @@
 """What others may know of Alice's string, collected at Alice during a run.
 
-Earlier blocks and training count as known to Eve in full, so Alice keeps their features until the run is over. Reports
-of Eve's node are public: they are sent as a `HeardSeries` and can only shorten keys. A report that cannot be read is
-left out, and the block then counts as one without a measured Eve.
+Eve is assumed to know earlier blocks and training in full, so Alice keeps their features until the run is over. The
+reports of Eve's node are public; they are sent as `HeardSeries` and can only make keys shorter. A report that cannot be
+read is left out, and the block then counts as one without a measured Eve.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from testbed.core.types import C64, F64, I64, CsiSeries, Features
 from testbed.entropy.facts import C128, Earlier, Facts, Heard
 
 MOST_CHANNELS = 8
-"""Most channels of complex CSI by which a length is judged, besides the features: evenly spaced over the band."""
+"""Largest number of channels of complex CSI, evenly spaced over the band, that attacks get in addition to features."""
 MOST_SERIES, MOST_ROUNDS, MOST_DIMENSIONS = 256, 1 << 17, 1024
 MOST_VALUE = 1e9
-"""Of a feature; nothing that was measured is larger."""
+"""Largest magnitude of a feature in a report; no measured feature is larger."""
 _MOST_ELEMENTS = 1 << 16
 
 
@@ -63,7 +63,7 @@ def read_heard(series: HeardSeries) -> Heard:
 
 @dataclass(slots=True)
 class Knowledge:
-    """What is known of one run so far; Alice's node has one object, a replay one for each Eve that it tries."""
+    """What others may know of one run so far. Alice's node has one such object; a replay has one for each Eve."""
 
     _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
     _states: dict[int, int] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Knowledge:
     """Number of Eve's series that could not be read."""
 
     def add_features(self, name: str, features: Features, same_run: bool = True) -> None:
-        """Add features that are public from now on: a training's, a finished block's, another run's."""
+        """Add features that count as known from now on: those of a training, a finished block, or another run."""
         self._earlier.append((name, features, same_run))
 
     def add_states(self, rounds: I64, states: I64) -> None:
@@ -96,7 +96,7 @@ class Knowledge:
     def facts(self, agreed: Agreed, surface: SurfaceRecord | None = None, rounds: I64 | None = None) -> Facts:
         """Return all facts by which a block's length is judged.
 
-        surface: its states in the block's rounds. rounds: (probe,) their numbers where they are not those of the
+        surface: the surface's states in the block's rounds. rounds: (probe,) round numbers that replace those of the
         features.
         """
         raw, features = agreed.raw, agreed.features
@@ -137,12 +137,12 @@ class Knowledge:
 
 
 def _visible_bits(surface: SurfaceRecord) -> int:
-    """Return the bits of a state that a channel may show: a phase that all elements share is none of them."""
+    """Return the number of bits of a state that affect a channel; a phase that all elements have in common does not."""
     return (surface.elements - 1) * surface.phase_bits
 
 
 def covered(facts: Facts) -> bool:
-    """Return whether some Eve received most of the block: an Eve without receptions is not an Eve without knowledge."""
+    """Return whether some Eve received most of the block; otherwise the block counts as one without a measured Eve."""
     for series in facts.heard:
         rows = np.isfinite(series.values).any(axis=1)
         if np.isin(facts.rounds, series.rounds[rows]).mean() >= COVERAGE:
@@ -163,7 +163,8 @@ def _joined(parts: list[Heard]) -> Heard:
 
 
 def _telling(heard: Heard) -> Heard | None:
-    """Return a series without features that never change, None where none does: an antenna that was not connected."""
+    """Return a series without its constant features; None where all are constant, as of an antenna that is not
+    connected."""
     least = np.where(np.isnan(heard.values), np.inf, heard.values).min(axis=0)
     most = np.where(np.isnan(heard.values), -np.inf, heard.values).max(axis=0)
     if (most > least).all():

@@ -1,9 +1,9 @@
-"""Chains the stages by name: Alice's side, Bob's side and Eve's, from CSI to a verified key.
+"""Connects the stages of an experiment: Alice's side, Bob's side and Eve's, from CSI to a verified key.
 
-`KeyChain.agree` makes one string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both are
-dialogues (`core.ledger`): Alice and Bob each run their half, `chain.dialogue` or a node carries the messages.
+`KeyChain.agree` makes one common string out of two CSI series, `KeyChain.amplify` makes a key out of that string. Both
+are dialogues (`core.ledger`): Alice and Bob each run their half, and `chain.dialogue` or a node exchanges the messages.
 
-A trainable enhancer learns before that, in a discussion of its own (`chain.training`).
+A trainable enhancer is trained before that, in a discussion of its own (`chain.training`).
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class KeyChain:
         decided: set[int] | None = None,
         pool: Pool | None = None,
     ) -> None:
-        """Build the stages; `blocks`: how many blocks the run plans (ε is shared among them); `least_key_bits`: a
-        shorter key counts as none at this side, see `core.config.Floors`; `decided`: the blocks of this run on which
-        another chain spent ε before; this chain adds its own. `pool`: what the discussion is authenticated with, where
-        `wegman_carter` asks for it.
+        """Build the stages. `blocks`: number of blocks that the run plans (ε is shared among them); `least_key_bits`:
+        at this side, a shorter key counts as none, see `core.config.Floors`; `decided`: the blocks of this run on which
+        an earlier chain spent its share of ε, to which this chain adds its own; `pool`: pads for the authentication of
+        the discussion, where `wegman_carter` demands it.
         """
         self._pool = pool
         self._trained: Transcript | None = None
-        """With a pool: the messages of the training that gave the present model. Every later block's transcript begins
-        with them, so that its tags cover the training, too."""
+        """With a pool: the messages of the present model's training. The transcript of every later block begins with
+        them, so that its tags cover the training, too."""
         self.accounting = accounting
         self.enhance: Enhancer = registry.make_stage("enhance", plan.enhance, plan.enhance_options)
         self.quantize: Quantizer = registry.make_stage("quantize", plan.quantize, plan.quantize_options)
@@ -62,7 +62,7 @@ class KeyChain:
         self._eavesdropping = Eavesdropping(self._agreement)
 
     def train(self, role: Side, csi: CsiSeries, block: int, seed: int) -> Dialogue[TrainReport]:
-        """Return one side's dialogue in which the enhancer learns from a block that enters no key.
+        """Return one side's dialogue in which the enhancer is trained on a block that makes no key.
 
         Never raises DialogueFailed: a failure is sent to the peer and returned as `report.failure`
         (untrainable, protocol, or peer_failed: <the peer's reason>). An earlier model, if any, then stays.

@@ -1,8 +1,8 @@
 """The training of an enhancer as a public discussion, and what Eve can learn from it.
 
-Bob publishes his CSI of the training rounds, Alice learns the map from her CSI to his, publishes Bob's part of the
-model, and uses the model from Bob's confirmation on. All of this is public: the rounds enter no key, and Eve learns a
-model of her own, from her measurements to Bob's published CSI.
+Bob publishes his CSI of the training rounds. Alice trains a model that maps her CSI to his, publishes the part that Bob
+needs, and uses the model as soon as Bob has confirmed it. All of this is public: the rounds make no key, and Eve trains
+a model of her own that maps her measurements to Bob's published CSI.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Steps = Generator[Send | Receive, PublicMessage | None, T]
 
 CSI, MODEL, TRAINED = "training_csi", "training_model", "training_done"
 MAX_MODEL_BYTES = 1 << 24
-"""Most bytes of a model: more than any enhancer publishes, and little enough for a node's memory."""
+"""Largest number of bytes of a model: more than any enhancer publishes, and few enough for a node's memory."""
 
 
 def training(
@@ -82,7 +82,8 @@ def _alice(
 def memory_rounds(csi: CsiSeries, forgotten: float = 0.1) -> int | None:
     """Return the first lag in probes at which the levels' mean autocorrelation is `forgotten` or less.
 
-    None where that is not within half of the probes: a series this short does not show a memory this long.
+    None where there is no such lag within half of the probes: the series is then too short to show how long the
+    channel's memory is.
     """
     levels = np.abs(csi.h).reshape(csi.h.shape[0], -1).astype(np.float64)
     levels = levels[np.isfinite(levels).all(axis=1)]
@@ -96,7 +97,7 @@ def memory_rounds(csi: CsiSeries, forgotten: float = 0.1) -> int | None:
 
 
 def _bob(enhancer: TrainableEnhancer, csi: CsiSeries, block: int) -> Steps[None]:
-    # published in full; nothing of these rounds is ever part of a string, so there is nothing that they could reveal
+    # The CSI is published in full and counts 0 leaked bits: no string is made from these rounds.
     yield Send(PublicMessage(kind=CSI, body=series_body(csi, block)))
     message = yield Receive(MODEL)
     assert message is not None
@@ -212,13 +213,13 @@ class EveModels:
             self._own[link] = learner
 
     def features(self, enhancer: Enhancer, heard: Mapping[str, CsiSeries]) -> dict[str, dict[str, Features]]:
-        """Return her features by way ('' as Bob's are computed, ', trained' through her own models) and link."""
+        """Return her features by method ('': as Bob's are computed; ', trained': by her own models) and by link."""
         out: dict[str, dict[str, Features]] = {"": {}}
         for link, csi in heard.items():
             try:
                 out[""][link] = (self._public or enhancer).transform(csi, "eve")
             except (InputError, ValueError):
-                continue  # without a model for these antennas she uses none
+                continue  # she has no model for these antennas
         own = {}
         for link, csi in heard.items():
             if link in self._own:

@@ -1,25 +1,25 @@
 """Authentication of the discussion against an Eve of unlimited computation (Wegman and Carter 1981).
 
-A discussion is authentic where both ends saw the same messages. Each end reduces all messages of a block to one number,
-a polynomial of them at a secret point r, and sends the other end that number plus a pad that is never used again:
+A discussion is authentic if both ends saw the same messages. Each end reduces all messages of a block to one number,
+the value of a polynomial at a secret point r, and sends that number plus a pad that is never used again:
 
     tag = (Σ c_i·r^(d−i+1) + pad) mod P,   i = 1 … d,   P = 2^128 − 159
 
-The coefficients c_i are the messages, 15 bytes each, and before every message its length and sender. There is no
-constant term, so that two different discussions differ by a polynomial that is not constant, even if a number is
-added to the tag. An attacker who changes a message therefore guesses the tag with probability d/P at most, with any
-amount of computation (2^-104 for a discussion of 128 MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away
-from uniform. The point is never replaced (Portmann 2014, "Key recycling in authentication"): pads hide every tag, so
-no tag reveals anything about it.
+The coefficients c_i are the messages, in parts of 15 bytes, each preceded by its length and sender. There is no
+constant term: the difference of two discussions is then never a constant, which an attacker could simply add to the
+tag. An attacker who changes a message therefore guesses the tag with probability d/P at most, with any amount of
+computation (2^-104 for a discussion of 128 MiB). A pad has 128 bits and is reduced modulo P, 2^-120 away from uniform.
+The point is never replaced (Portmann 2014, "Key recycling in authentication"): pads hide every tag, so no tag reveals
+anything about it.
 
-Two tags per block, one in each direction, come with the key's confirmation (`chain.confirm`). They cover all earlier
-messages: if one was altered, the block fails, and nothing of a failed block enters a key. Pads come in pairs, Bob's
-and Alice's, from a secret that both ends were given beforehand, and from delivered keys: the first `PAIR_BITS` bits of
-every hashed string are the next pair, and the rest is the key.
+Two tags per block, one in each direction, are sent with the key's confirmation (`chain.confirm`). They cover all
+earlier messages: if one was altered, the block fails and makes no key. Pads are used in pairs, one for Bob's tag and
+one for Alice's. They come from a secret that both ends got beforehand, and from delivered keys: the first `PAIR_BITS`
+bits of every hashed string are a new pair, and the rest is the key.
 
-A pair is used once. Bob chooses it among those that both ends still have, and each end removes it and all pairs before
-it from its pool before it uses or checks a tag; the end that is behind skips the missing ones. A man in the middle can
-make either end discard at most `MOST_AHEAD` pairs per message; he could cut the line as well.
+A pair is used once. Bob chooses one that both ends still have, and each end removes it, and all pairs before it, from
+its pool before it uses or checks a tag; the end with more pairs skips those that the other no longer has. A man in the
+middle can make an end discard at most `MOST_AHEAD` pairs per message, which is no worse than if he cut the connection.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from testbed.core.types import U8
 PAD_BYTES = TAG_BYTES
 PAIR_BYTES = 2 * PAD_BYTES
 PAIR_BITS = 8 * PAIR_BYTES
-"""Bits that a block's two tags use, and that a delivered key gives back."""
+"""Number of pad bits that a block's two tags use, and that the next hashed string replaces."""
 MOST_AHEAD = 16
-"""Pairs that one message can make an end skip."""
+"""Largest number of pairs that one message can make an end skip."""
 OFFERED = 8
-"""Number of portions that Alice offers in a block, the newest first."""
+"""Largest number of portions that Alice offers in a block, the newest first."""
 MOST_BYTES = 1 << 26
 """Largest size of a pool's file."""
 _NAME = r"^[0-9a-f]{16}$(?!\n)"
@@ -74,7 +74,7 @@ class Polynomial:
 
 
 class Portion(Struct):
-    """Pairs of one origin, in order."""
+    """Pairs of pads from one secret or one hashed string, in order."""
 
     first: Annotated[int, Meta(ge=0, le=1 << 31)]
     """Number of the first remaining pair."""
@@ -94,8 +94,8 @@ class _File(Struct, forbid_unknown_fields=True):
 class Pool:
     """One end's secret for authentication: a point that is kept, and pairs of pads that are used once.
 
-    `changed` means that the pool on the disk is older; the owner of the file writes `dump()` before a message made with
-    a pad leaves the node.
+    `changed` means that the file on the disk is out of date; its owner must write `dump()` before a message that was
+    made with a pad leaves the node.
     """
 
     def __init__(self, point: bytes, portions: dict[str, Portion], is_rehearsal: bool = False) -> None:
@@ -103,10 +103,10 @@ class Pool:
         self._portions = portions
         """Portions by name, the oldest first."""
         self.is_rehearsal = is_rehearsal
-        """Whether it follows from a public seed, so that no file keeps it."""
+        """Whether the pool follows from a public seed; it is then not written to a file."""
         self.changed = False
         self.spent_bits = 0
-        """Bits removed in this process, including skipped pairs."""
+        """Number of bits that this process has removed, including skipped pairs."""
 
     @classmethod
     def of(cls, secret: bytes, is_rehearsal: bool = False) -> Pool:
@@ -118,7 +118,7 @@ class Pool:
 
     @classmethod
     def of_rehearsal(cls, seed: int) -> Pool:
-        """Make the pool of a run that follows from its seed, and is as public as the run's keys."""
+        """Make the pool of a rehearsal, which follows from the run's seed and is no more secret than the run's keys."""
         return cls.of(generator(seed, "rehearsal", "pool").bytes(PAD_BYTES + 64 * PAIR_BYTES), is_rehearsal=True)
 
     @classmethod
@@ -213,7 +213,7 @@ class Pool:
 
 
 def exhausted() -> DialogueFailed:
-    """Return the failure of an end without a pair that the other end has, too."""
+    """Return the failure of an end that has no pair in common with the other end."""
     return DialogueFailed("pool_exhausted", "both ends have no pair of authentication pads left in common")
 
 

@@ -25,21 +25,21 @@ def bench(
         Optional[str],  # noqa: UP045
         typer.Argument(help="Name of one benchmark; default: all. Or soak, or kills."),
     ] = None,
-    rounds: Annotated[Optional[int], typer.Option(min=1, help="Of soak; default: 20000.")] = None,  # noqa: UP045
-    kills: Annotated[Optional[int], typer.Option(min=1, help="Of kills; default: 300.")] = None,  # noqa: UP045
-    minutes: Annotated[Optional[float], typer.Option(min=0.1, help="Of soak and kills: no longer than this.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(min=0, help="Of soak and kills.")] = 1,
+    rounds: Annotated[Optional[int], typer.Option(min=1, help="Rounds of soak; default: 20000.")] = None,  # noqa: UP045
+    kills: Annotated[Optional[int], typer.Option(min=1, help="Number of kills; default: 300.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option(min=0.1, help="Time limit of soak and kills.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Seed of soak and kills.")] = 1,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder that soak and kills work in, and leave; default: one that is deleted."),
+        typer.Option(help="Folder for the runs of soak and kills, which is kept; default: a temporary one."),
     ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure performance, each figure compared with a peer measured in the same run.
 
-    soak: one long run under faults; kills: SIGKILL at random instants. Both check from outside what must hold however a
-    run is treated; exit status 1 where something does not.
+    soak: one long run under faults; kills: SIGKILL at random instants. Both check invariants that must hold whatever
+    happens to a run; exit status 1 where one does not hold.
     Example: testbed bench cascade --json, or testbed bench kills --kills 50
     """
     logs.configure(False)
@@ -60,7 +60,7 @@ def bench(
 
 
 def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out: Path | None, as_json: bool) -> None:
-    """Run soak or kills, in a folder that is kept or a temporary one, and print what came of it."""
+    """Run soak or kills, in the folder `out` or in a temporary one, and print the result."""
     from testbed.benchmarks import endure
 
     with contextlib.ExitStack() as stack:
@@ -87,21 +87,24 @@ def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out
 @app.command()
 def schema(
     kind: Annotated[str, typer.Argument(help="experiment or lab.")],
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Print the JSON Schema of a file kind, for editors that complete TOML.
+    """Print the JSON Schema of a file kind, for editors that complete TOML; with --json on one line.
 
     Example: testbed schema experiment > experiment.schema.json
     """
     kinds: dict[str, Any] = {"experiment": Experiment, "lab": Lab}
     if kind not in kinds:
         raise InputError(f"no file kind {kind!r}; accepted: experiment, lab")
-    print(json.dumps(config.json_schema(kinds[kind]), indent=2))
+    print(json.dumps(config.json_schema(kinds[kind]), indent=None if as_json else 2))
 
 
 @app.command("list")
 def list_named(
     kind: Annotated[Optional[str], typer.Argument(help="Kind to list: quantize, radios …")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Argument(help="Name of one thing of that kind.")] = None,  # noqa: UP045
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the bundled files, stages, drivers, checks and studies; with a KIND, also the options of each.

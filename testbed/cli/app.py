@@ -27,14 +27,14 @@ LabOption = Annotated[str, typer.Option("--lab", help="Lab file, or the name of 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 
 
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to standard error.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Write a log to standard error.")]
 
 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results, failures and reasons only.")]
 
 
 SupervisedOption = Annotated[
-    bool, typer.Option("--supervised", hidden=True, help="Leave when standard input closes (set by `testbed run`).")
+    bool, typer.Option("--supervised", hidden=True, help="Exit when standard input closes (set by `testbed run`).")
 ]
 
 

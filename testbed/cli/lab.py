@@ -1,4 +1,4 @@
-"""Commands for the bench: check its devices, make transport keys, set the surface by hand."""
+"""Commands for a lab: write its file, check its devices, make transport keys, set the surface by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
-from testbed.cli.terminal import print_json, say
+from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
 from testbed.core.config import RadioPlan
 from testbed.core.errors import InputError
@@ -32,7 +32,7 @@ def doctor(
     experiment: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Measure with this experiment's carrier, rate, probes and scene, and "
-        "check what it asks of the devices.",
+        "check that the devices accept its settings.",
                      metavar="EXPERIMENT"),
     ] = None,
     carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
@@ -89,8 +89,9 @@ def init(
         typer.Option(help="Further address to search: ip:192.168.3.1, usb:1.5.5. May be repeated.", metavar="ADDRESS"),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, then Bob's, Eve's.")
+        bool, typer.Option("--yes", help="Do not ask: the first device is Alice's, the second Bob's, the third Eve's.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Look for radios and serial ports on this machine, ask which belongs to which node, and write a lab file.
@@ -104,7 +105,7 @@ def init(
 
     seen = starting.look(at or ())
     for driver, why in seen.untried.items():
-        say(f"{driver}: not searched: {why}")
+        aside(quiet)(f"{driver}: not searched: {why}")
     if not seen.radios:
         raise InputError(
             "no radio answers on this machine; accepted: --at with its address, or write a lab file by hand"
@@ -144,6 +145,7 @@ def ris_show(
         typer.Argument(help="Show this pattern instead of the one that the board holds.", metavar="PATTERN"),
     ] = None,
     lab: LabOption = "sim",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the lab's surface and the pattern that it holds, or show PATTERN as this surface would hold it.
@@ -165,7 +167,9 @@ def ris_show(
 
 
 @ris.command("apply")
-def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+def ris_apply(
+    pattern: PatternArgument, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """Set a pattern on the lab's surface, read it back, and say how long it took.
 
     A simulated surface loses the pattern when the command ends, because the simulated air ends with it.
@@ -185,12 +189,12 @@ def ris_apply(pattern: PatternArgument, lab: LabOption = "sim", as_json: JsonOpt
 def ris_optimise(
     lab: LabOption = "sim",
     experiment: Annotated[
-        str, typer.Option(help="Whose radios, probing and scene are used.", metavar="EXPERIMENT")
+        str, typer.Option(help="Experiment whose radio, probing and scene are used.", metavar="EXPERIMENT")
     ] = "static_room",
     method: Annotated[str, typer.Option(help="hadamard, greedy, conditional_mean, random_search")] = "hadamard",
     objective: Annotated[str, typer.Option(help="power, correlation, key_rate, leakage")] = "power",
-    probes: Annotated[int, typer.Option(min=1, help="Rounds that each pattern is measured in.")] = 1,
-    budget: Annotated[int, typer.Option(min=20, help="Rounds at most.", metavar="ROUNDS")] = 6000,
+    probes: Annotated[int, typer.Option(min=1, help="Number of rounds in which each pattern is measured.")] = 1,
+    budget: Annotated[int, typer.Option(min=20, help="Largest number of rounds.", metavar="ROUNDS")] = 6000,
     start: Annotated[str, typer.Option(help="Pattern to begin with.", metavar="PATTERN")] = "random(1)",
     model: Annotated[
         str,
@@ -208,7 +212,7 @@ def ris_optimise(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Search for the best pattern on live probes; Ctrl-C keeps the best so far.
+    """Search for the best pattern by measuring; Ctrl-C keeps the best one found so far.
 
     Use the result in an experiment: [surface] policy = "fixed", options = { pattern = "FILE.json" }
     Example: testbed ris optimise --lab sim --method greedy --save best.json
@@ -224,9 +228,7 @@ def ris_optimise(
     config.check_limits(plan, place, experiment)
     if save is not None and (save.suffix != ".json" or save.is_dir() or not os.access(save.parent, os.W_OK)):
         raise InputError(f"--save {save}: cannot be used; accepted: a .json file in a folder that can be written")
-    found = surface.optimise(
-        plan, place, lab, experiment, save, out, (lambda _: None) if quiet else say, stop_on_signals
-    )
+    found = surface.optimise(plan, place, lab, experiment, save, out, aside(quiet), stop_on_signals)
     if as_json:
         print_json(found)
     elif found["digest"] is None:
@@ -247,11 +249,11 @@ def ris_optimise(
 def keygen_certs(
     names: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(
-            help="Daemons of this machine; default: those that the lab file says are local.", metavar="NAME"
-        ),
+        typer.Argument(help="Daemons of this machine; default: those that are local by the lab file.", metavar="NAME"),
     ] = None,
     lab: LabOption = "sim",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the transport keys of this machine's daemons where they are missing, and say in which folder they are.
 
@@ -266,4 +268,9 @@ def keygen_certs(
     for name in names or ():
         if name not in known:
             raise InputError(f"{lab}: no daemon {name!r}; accepted: {', '.join(known)}")
-    print(processes.make_keys(place, names or processes.local_names(place)))
+    own = names or processes.local_names(place)
+    folder = processes.make_keys(place, own)
+    if as_json:
+        print_json({"folder": str(folder), "daemons": own})
+    else:
+        print(folder)

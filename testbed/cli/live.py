@@ -1,16 +1,17 @@
-"""Commands that look at a run while it goes."""
+"""Commands that show a run while it goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from testbed.cli.app import SupervisedOption, app
-from testbed.cli.terminal import say
+from testbed.cli.app import JsonOption, QuietOption, SupervisedOption, app
+from testbed.cli.terminal import aside, print_json, say
+from testbed.core.words import counted
 
 
 @app.command()
@@ -18,20 +19,22 @@ def live(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 chooses a free one.")] = 0,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
 ) -> None:
-    """Serve a run's live page on this machine, until Ctrl-C; from elsewhere, through an ssh tunnel.
+    """Serve a run's live page on this machine until Ctrl-C; another machine can reach it through an ssh tunnel.
 
     Example: testbed live runs/20260101-120000-mobile_room --open
     """
     from testbed.live import server
 
     def ready(url: str) -> None:
-        if supervised:
+        if supervised or as_json:
             print(json.dumps({"url": url}), flush=True)
-            return
-        say(f"live: {url} (Ctrl-C ends it)")
-        if open_it:
+        else:
+            say(f"live: {url}" + ("" if quiet else " (Ctrl-C ends it)"))
+        if open_it and not supervised:
             import webbrowser
 
             webbrowser.open(url)
@@ -42,14 +45,26 @@ def live(
 @app.command()
 def watch(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, going on or ended.", metavar="RUN")],
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Follow a run in a terminal, over ssh for instance: links, correlation, key bits, rejections.
+
+    --json: an object a line; --quiet: nothing before the run is over.
 
     Example: testbed watch runs/20260101-120000-mobile_room
     """
     from testbed.live import watch as watching
 
-    watching.watch(folder, print, sys.stdout.isatty())
+    drawn = sys.stdout.isatty() and not (as_json or quiet)
+
+    def tell(told: dict[str, Any]) -> None:
+        if as_json:
+            print_json(watching.figures(told))
+        else:
+            print(watching.line(told), flush=True)
+
+    watching.watch(folder, tell, drawn, quiet)
 
 
 @app.command()
@@ -58,6 +73,8 @@ def stream(
     bind: Annotated[str, typer.Option(help="tcp://127.0.0.1:PORT or ipc://PATH.", metavar="ENDPOINT")] = (
         "tcp://127.0.0.1:5570"
     ),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Publish a run's CSI to other programs on this machine (ZeroMQ PUB), probe by probe, until it is over.
 
@@ -65,5 +82,8 @@ def stream(
     """
     from testbed.live import stream as streaming
 
-    told = streaming.publish(folder, bind, lambda where: say(f"publishing on {where}"))
-    say(f"the run is over: {told:,} probes")
+    told = streaming.publish(folder, bind, lambda where: aside(quiet or as_json)(f"publishing on {where}"))
+    if as_json:
+        print_json({"probes": told})
+    else:
+        say(f"the run is over: {counted(told, 'probe')}")

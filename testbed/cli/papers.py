@@ -9,7 +9,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, QuietOption, app
-from testbed.cli.terminal import Steps, print_json, say
+from testbed.cli.terminal import Steps, aside, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -39,7 +39,7 @@ def study(
     from testbed import papers
 
     folder = out or Path("studies") / name
-    results = papers.run(name, folder, quick, scheduler, (lambda _: None) if quiet else say)
+    results = papers.run(name, folder, quick, scheduler, aside(quiet))
     if as_json:
         print_json(results)
     else:
@@ -72,8 +72,8 @@ def train(
     channels: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="An experiment, whose scene gives the channels, or a .npz of h, g and "
-            "maybe fred. Default: AR(1) model.",
+            help="Experiment whose scene gives the channels, or a .npz file with h, g and optionally fred. "
+            "Default: AR(1) model.",
             metavar="EXPERIMENT|FILE",
         ),
     ] = None,
@@ -93,7 +93,7 @@ def train(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             "--set",
-            help="Set one number of the setting, as kappa_eve=0.9; may be given more than once.",
+            help="Set one number of the setting, e.g. kappa_eve=0.9; may be repeated.",
             metavar="NAME=VALUE",
         ),
     ] = None,
@@ -119,7 +119,7 @@ def train(
         raise InputError(f"--out {out}: a folder, or the card's suffix .json; accepted: a file, as beams.pt")
     new = not out.exists()
     try:
-        with out.open("ab"):  # a training must not end where nothing can be written
+        with out.open("ab"):  # checked before the training and not after it
             pass
     except OSError as exc:
         raise InputError(f"--out {out}: {exc.strerror}; accepted: a file that can be written") from exc

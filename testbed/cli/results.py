@@ -10,10 +10,11 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, VerboseOption, app
-from testbed.cli.terminal import Steps, console, plain, print_json, say, training_line
+from testbed.cli.terminal import Steps, aside, console, plain, print_json, say, training_line
 from testbed.core import logs
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
+from testbed.core.words import counted
 
 if TYPE_CHECKING:
     pass
@@ -122,7 +123,7 @@ def audit(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Audit keys with everything that became known later: the whole record, later blocks, the other runs.
+    """Audit keys by everything that became known later: the whole record, later blocks, the other runs.
 
     Exit status 1 where a key is exposed. Example: testbed audit runs/MONDAY runs/TUESDAY
     """
@@ -144,7 +145,7 @@ def audit(
         verdict = "EXPOSED" if row["exposed"] else "ok" if row["assumption"] == auditing.AS_RUN else "what if"
         print(
             f"{where}: {verdict}: {row['assumption']}: {row['attack']} guesses {row['guess_probability']:.1%} of the "
-            f"labels and leaves {row['left_bits']} bits for a key of {row['key_bits']}"
+            f"labels and leaves {counted(row['left_bits'], 'bit')} for a key of {row['key_bits']}"
         )
     if not found and not as_json:
         print("no keys in these runs")
@@ -155,6 +156,7 @@ def audit(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; the others are compared with the first.")],
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs: each figure of each run, and its ratio to that of the first run.
@@ -165,7 +167,7 @@ def compare(
     from testbed.records import reader
 
     if len(runs) < 2:
-        raise InputError("testbed compare: only one run was given; accepted: two or more")
+        raise InputError("testbed compare: one run was given; accepted: two or more")
     summaries = [reader.load(folder).summary for folder in runs]
     for folder, summary in zip(runs, summaries, strict=True):
         if summary is None:
@@ -197,6 +199,7 @@ def randomness(
         ),
     ] = None,
     kind: Annotated[str, typer.Option("--format", help="auto, raw, text (0 and 1), hex or keys.")] = "auto",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Test bits for randomness by the 15 tests of NIST SP 800-22; a test that needs more bits says how many.
@@ -246,7 +249,9 @@ app.add_typer(keys, name="keys")
 
 
 @keys.callback()
-def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOption = False) -> None:
+def keys_list(
+    context: typer.Context, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
+) -> None:
     """List delivered keys: node, run, block, length and where the file is, never the bits.
 
     Keys of rehearsals follow from a public seed: they are counted and not listed. Example: testbed keys --lab sim
@@ -269,12 +274,12 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
             rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
     if any(rehearsed.values()):
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
-        say(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
+        aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
         print_json(rows)
         raise typer.Exit(1 if bad else 0)
     if not rows:
-        say(f"no keys under {processes.lab_folder(place)}")
+        aside(quiet)(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
         print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
     if bad:
@@ -285,24 +290,31 @@ def keys_list(context: typer.Context, lab: LabOption = "sim", as_json: JsonOptio
 def keys_pool(
     nodes: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="Of Alice and Bob, whose nodes run here; default: by the lab file.", metavar="NODE"),
+        typer.Argument(
+            help="Those of Alice's and Bob's nodes that run here; default: by the lab file.", metavar="NODE"
+        ),
     ] = None,
     lab: LabOption = "sim",
-    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; 256 a block.")] = 1 << 16,
+    bits: Annotated[int, typer.Option(min=256, max=1 << 24, help="Length of the secret; a block uses 256.")] = 1 << 16,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Where the copy for an end that is elsewhere is written.", metavar="FILE"),
+        typer.Option(help="File for the copy of an end on another machine.", metavar="FILE"),
     ] = None,
     take: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Take a copy that was carried here, and delete the file.", metavar="FILE"),
+        typer.Option(
+            help="Make the secret in this file, carried from the other machine, the pool; delete the file.",
+            metavar="FILE",
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Change nothing; say how much is left.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Draw the secret that authenticates the discussion where the lab says wegman_carter = true, for both ends.
+    """Draw the secret by which both ends authenticate the discussion in a lab with wegman_carter = true.
 
-    It takes the place of what was left at both. Where one end runs on another machine, a file is written: carry it
-    there on something that nobody else reads. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
+    It replaces the pools of both ends. If one end runs on another machine, its copy is written to a file: carry the
+    file there on a medium that nobody else can read. Example: testbed keys pool --lab bench.toml --out usb/bob.pool
     Example: testbed keys pool bob --lab bench.toml --take usb/bob.pool
     """
     from testbed.lab import pools
@@ -311,15 +323,27 @@ def keys_pool(
     here = nodes or [name for name in pools.ends(place) if place.node[name].local]
     for name in here:
         if name not in pools.ends(place):
-            raise InputError(f"{lab}: {name!r} has no pool; accepted: {', '.join(pools.ends(place))}")
+            raise InputError(f"{lab}: {name!r} cannot have a pool; accepted: {', '.join(pools.ends(place))}")
     if show:
-        for name in here:
-            found = pools.of(place, name)
-            print(f"{name}: {'no pool' if found is None else f'{found.bits} bits are left, {found.pairs} blocks'}")
+        left = {name: pools.of(place, name) for name in here}
+        if as_json:
+            print_json({n: None if x is None else {"bits": x.bits, "blocks": x.pairs} for n, x in left.items()})
+            return
+        for name, found in left.items():
+            rest = "no pool" if found is None else f"{found.bits} bits are left, {counted(found.pairs, 'block')}"
+            print(f"{name}: {rest}")
     elif take is not None:
         if len(here) != 1:
             raise InputError(f"--take: name the node that runs here; accepted: {', '.join(pools.ends(place))}")
-        print(f"{here[0]}: {pools.take(place, here[0], take)}")
+        path = pools.take(place, here[0], take)
+        if as_json:
+            print_json({here[0]: str(path)})
+        else:
+            print(f"{here[0]}: {path}")
     else:
-        for name, path in pools.make(place, here, bits, out).items():
+        made = pools.make(place, here, bits, out)
+        if as_json:
+            print_json({name: str(path) for name, path in made.items()})
+            return
+        for name, path in made.items():
             print(f"{name}: {path}" if name in here else f"{name} is elsewhere: carry {path} to its machine")

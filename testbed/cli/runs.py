@@ -11,7 +11,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
-from testbed.cli.terminal import ProgressBar, conclude, say
+from testbed.cli.terminal import ProgressBar, aside, conclude, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -26,7 +26,7 @@ ExperimentArgument = Annotated[
 ]
 ResumeOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--resume", help="Go on with this run, whose process died.", metavar="RUN"),
+    typer.Option("--resume", help="Continue this run, whose process died.", metavar="RUN"),
 ]
 
 MetricsOption = Annotated[
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run an experiment: start the lab's local daemons, drive all rounds, distil keys, write the run.
 
-    A run whose process died goes on where it was: testbed run --resume RUN.
+    A run whose process died is continued by: testbed run --resume RUN.
     Example: testbed run mobile_room --lab sim --rounds 400 --seed 7
     """
     logs.configure(verbose)
@@ -85,7 +85,7 @@ def run(
 
     def begun(server: Coordinator, crew: Crew) -> None:
         stop_on_signals(server, crew)
-        page.ask = lambda kind: stop_asked(server, kind)
+        page.ask = lambda kind: page_asked(server, kind)
         serve_metrics(stack, metrics, server)
         if live:
             page.start(server.folder)
@@ -144,7 +144,7 @@ def coordinator(
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     if plan.faults is not None:
-        raise InputError(f"{experiment}: table [faults]: faults are made by `testbed run`; accepted here: none")
+        raise InputError(f"{experiment}: table [faults]: accepted by `testbed run` only, which injects the faults")
     if place.world is not None and world is None:
         if place.world.port == 0:
             raise InputError(
@@ -178,7 +178,9 @@ def node(
     coordinator: Annotated[Optional[str], typer.Option(help="Endpoint of the coordinator; default: the lab's.")] = None,  # noqa: UP045
     world: Annotated[Optional[str], typer.Option(help="Endpoint of the simulated air; default: the lab's.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="URI of its device, in place of the lab's options.uri.")] = None,  # noqa: UP045
-    once: Annotated[bool, typer.Option("--once", help="Leave after one run, or where none begins in time.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit after one run, or if none begins in time.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -222,15 +224,17 @@ def node(
         supervision.watch_parent(silence)
 
     def make() -> NodeDaemon:
-        # keys are read anew for every run: those of another machine may have been copied here meanwhile
+        # Keys are read again for every run, because those of other machines may have been copied here meanwhile.
         identity = processes.load_identity(place, name)
         at_work[:] = [NodeDaemon(place, name, address, world, identity, processes.node_state_dir(place, name))]
         return at_work[0]
 
     code = service.serve(
         make, name, once=once or supervised, within_s=0.0 if supervised else place.coordinator.join_timeout_s,
-        say=(lambda _: None) if supervised else say, air=world,
+        say=aside(quiet or supervised), air=world,
     )  # fmt: skip
+    if as_json:
+        print_json({"node": name, "status": code})
     raise typer.Exit(code)
 
 
@@ -241,6 +245,8 @@ def sim(
     experiment: Annotated[
         str, typer.Option(help="Experiment whose scene the air simulates until a run sends its own.")
     ] = "static_room",
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
     supervised: SupervisedOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -271,15 +277,18 @@ def sim(
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
-def stop_asked(server: Coordinator, kind: str) -> None:
-    """Do what the live page asks for, as Ctrl-C does."""
-    server.interrupted = True
+def page_asked(server: Coordinator, kind: str) -> None:
+    """Do what the live page requests; stop and halt work in the same way as Ctrl-C."""
     say(f"{kind}: requested on the live page")
+    if kind in ("pause", "unpause"):
+        server.ask_pause(kind == "pause")
+        return
+    server.interrupted = True
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
-    """First Ctrl-C: finish the round; second: drop it; third: silence the transmitters at once."""
+    """Handle Ctrl-C: the first one finishes the round, the second drops it, the third silences all transmitters."""
     kinds = iter(("stop", "abort", "halt"))
 
     def ask(*_: object) -> None:
@@ -298,4 +307,4 @@ def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
 
     signal.signal(signal.SIGINT, ask)
     signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGHUP, ask)  # a dropped terminal
+    signal.signal(signal.SIGHUP, ask)  # sent when the terminal is closed

@@ -1,4 +1,4 @@
-"""The command that tries every point of a grid."""
+"""The command that runs every point of a grid."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import typer
 
 from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
-from testbed.cli.terminal import print_json, say
+from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
+from testbed.core.words import counted
 
 
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Argument(help="Grid file (docs/sweep.md).", metavar="GRID.toml")],
     out: Annotated[Optional[Path], typer.Option(help="Default: sweeps/NAME.", metavar="DIR")] = None,  # noqa: UP045
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep that DIR holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in DIR.")] = False,
     scheduler: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Dask scheduler on whose workers the runs are done.", metavar="ADDRESS"),
@@ -26,9 +27,10 @@ def sweep(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Try every point of a grid: experiments, one after another, or replays of a recording; then a table and a page.
+    """Run every point of a grid, as experiments or as replays of a recording, and write a table and a page.
 
-    What is done is kept whatever happens; --resume goes on. Exit status 1 where a run failed.
+    The results of finished runs are kept even if the sweep is killed; --resume continues it. Exit status 1 where a run
+    failed.
     Example: testbed sweep grid.toml --resume
     """
     logs.configure(verbose)
@@ -36,7 +38,7 @@ def sweep(
     from testbed.report import sweep as page
 
     folder = out or Path("sweeps") / grid.stem
-    tell = (lambda _: None) if quiet else say
+    tell = aside(quiet)
     try:
         swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals)
     except sweeping.Stopped as exc:
@@ -48,6 +50,6 @@ def sweep(
         told = {"table": str(swept.table), "page": str(where), "done": len(swept.rows) - swept.failed}
         print_json({**told, "failed": swept.failed, "rows": swept.rows})
     else:
-        print(f"{len(swept.rows)} runs, {swept.failed} failed; table: {swept.table}; page: {where}")
+        print(f"{counted(len(swept.rows), 'run')}, {swept.failed} failed; table: {swept.table}; page: {where}")
     if swept.failed:
         raise typer.Exit(1)

@@ -28,6 +28,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def aside(quiet: bool) -> Callable[[str], None]:
+    """Return the function for what is no result and no failure: `say`, or nothing where a command shall be quiet."""
+    return (lambda _: None) if quiet else say
+
+
 _UNBROKEN = 10_000
 """Width of output that goes to a file or a pipe: wide enough that no line is broken."""
 
@@ -40,18 +45,18 @@ def console() -> Any:
 
 
 def plain(text: Any) -> str:
-    """Return what a node or a file says as one line that a terminal can show and that rich takes for no markup."""
+    """Return text of a node or a file as one line that a terminal can show and in which rich finds no markup."""
     from rich.markup import escape
 
     return str(escape(printable(str(text), 2000)))
 
 
 PATIENCE_S = 2.0
-"""What takes longer says how far it is, at most this often."""
+"""Least number of seconds before the first report of progress, and between two reports."""
 
 
 class Steps:
-    """Says on standard error how far something is and how long the rest will take, once it has taken two seconds."""
+    """Prints the progress of a task and the remaining time on standard error, once the task has taken two seconds."""
 
     def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet, self._clock = quiet, clock
@@ -68,7 +73,8 @@ class Steps:
 
 
 class ProgressBar:
-    """Rounds, rounds/s, SNR and key bits on a terminal; a plain line every few seconds elsewhere; `quiet`: nothing."""
+    """Shows rounds, rounds/s, SNR and key bits as a bar on a terminal and otherwise as a plain line every few seconds;
+    with `quiet`, it shows nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -114,7 +120,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
             return
         if p.phase == "distilling" and self._phase != p.phase:  # takes seconds to minutes, in which no round is counted
-            say(f"{p.round}/{p.rounds} rounds  a block is distilled")
+            say(f"{p.round}/{p.rounds} rounds  distilling a block")
         self._phase = p.phase
         if p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
             self._plain_at = p.round

@@ -1,4 +1,4 @@
-"""Checks what the schema of the two files cannot say: names, options and values that have to fit one another."""
+"""Checks what the schema of the two files cannot express: names, options, and values that must be consistent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIN_TRAINING_ROUNDS = 20
 
 
 def check_experiment(e: Experiment, source: str) -> None:
-    """Check what the schema cannot say, stage names and options included; raises InputError."""
+    """Check what the schema cannot express, stage names and options included; raises InputError."""
     try:
         schedule.parse(e.probing.schedule)
     except InputError as exc:
@@ -54,7 +54,7 @@ def check_experiment(e: Experiment, source: str) -> None:
         raise InputError(f"{source}: table [scene.uma]: alice and bob need a position_m each")
     if e.mode == "private" and e.records.iq:
         raise InputError(
-            f"{source}: table [records]: key 'iq': recorded samples give the keys away; accepted in private mode: false"
+            f"{source}: table [records]: key 'iq': recorded samples reveal the keys; accepted in private mode: false"
         )
     for name in ("surface", "attacker"):
         panel: PlacedSurface | None = getattr(e.scene, name)
@@ -64,7 +64,7 @@ def check_experiment(e: Experiment, source: str) -> None:
         _check_surface(e, source)
     elif e.surface.is_secret:
         raise InputError(
-            f"{source}: table [surface]: key 'secret': true, but policy = 'none' leaves the surface alone; accepted: "
+            f"{source}: table [surface]: key 'secret': true, but policy = 'none' does not use the surface; accepted: "
             "false, or policy = 'random'"
         )
 
@@ -98,8 +98,8 @@ def _check_surface(e: Experiment, source: str) -> None:
         )
     if policy.watches and e.mode == "private":
         raise InputError(
-            f"{source}: table [surface]: policy = {e.surface.policy!r} watches the channel, which nodes keep to "
-            "themselves in private mode; accepted: mode = 'experiment', or a policy that does not watch"
+            f"{source}: table [surface]: policy = {e.surface.policy!r} uses the measured channel, which nodes do "
+            "not report in private mode; accepted: mode = 'experiment', or a policy that does not use it"
         )
     if e.scene.surface is None:
         raise InputError(
@@ -131,7 +131,7 @@ def check_chain(chain: ChainPlan, training: Training, source: str) -> None:
 
 
 def check_run(e: Experiment, source: str, lab: Lab | None = None) -> None:
-    """Check what only a run asks of an experiment: a replay has its own number of rounds, and its own CSI.
+    """Check what only a run demands of an experiment; a replay has the rounds and the CSI of its source.
 
     With a lab, the carrier and rate are checked, too, against what the drivers of its radios accept; a driver that is
     not installed on this machine is checked on the machine that has it.
@@ -184,7 +184,7 @@ def check_lab(lab: Lab, source: str) -> None:
     if lab.coordinator.lost_after_s < 2 * lab.coordinator.heartbeat_s:
         raise InputError(
             f"{source}: table [coordinator]: key 'lost_after_s': {lab.coordinator.lost_after_s:g} s, accepted from "
-            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s: one late heartbeat does not make a node lost"
+            f"twice heartbeat_s = {lab.coordinator.heartbeat_s:g} s, so that no node is lost by one late heartbeat"
         )
     remote = [n for n, p in lab.node.items() if not p.local]
     if remote and lab.coordinator.port == 0:
@@ -201,7 +201,7 @@ def check_lab(lab: Lab, source: str) -> None:
 
 
 def _check_calibrated(lab: Lab, source: str) -> None:
-    """Raise InputError where only one end takes its chains out of its CSI, or somebody who is no end."""
+    """Raise InputError where only one end corrects its CSI for its own chains, or a node that is not an end does."""
     by_role = {place.role: (name, place.calibrated) for name, place in lab.node.items()}
     for role, (name, calibrated) in by_role.items():
         other = by_role.get("bob" if role == "alice" else "alice")
@@ -222,7 +222,7 @@ def _check_loopback(lab: Lab, source: str) -> None:
         if host not in ("localhost", "::1", "[::1]") and not re.fullmatch(r"127(\.[0-9]{1,3}){3}", host):
             raise InputError(
                 f"{source}: table [{table}]: key 'host': {host!r} with curve = false, which is accepted on this "
-                "machine only (127.0.0.1): any program on the network could give orders"
+                "machine only (127.0.0.1): any program on the network could send orders"
             )
 
 
@@ -280,7 +280,7 @@ class Violation(NamedTuple):
 def violations(e: Experiment, lab: Lab, names: list[str] | None = None) -> list[Violation]:
     """Return the settings that the devices of these nodes (by default all whose driver is installed here) cannot take.
 
-    Judged by what their drivers state of them (`Radio.limits`); nothing is opened.
+    This is decided by the limits that their drivers state (`Radio.limits`); no device is opened.
     """
     found = []
     for name in names if names is not None else list(lab.node):
@@ -350,7 +350,7 @@ def _too_wide(e: Experiment, name: str, who: str, limits: Limits) -> Iterator[Vi
 
 
 def _driver(group: str, driver: str, where: str) -> Any:
-    """Return a driver; raises InputError naming where it is asked for, and the installed drivers or what is broken."""
+    """Return a driver; raises InputError that names where it was asked for and the installed drivers, or its fault."""
     try:
         return registry.load_driver(group, driver)
     except InputError as exc:

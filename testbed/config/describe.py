@@ -71,7 +71,7 @@ def _meanings(kind: type[Struct]) -> dict[str, str]:
 
 
 def _text(statement: ast.stmt | None) -> str:
-    """Return the text of a docstring statement on one line; empty where the statement is none."""
+    """Return the text of a docstring on one line; it is empty if the statement is no docstring."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return " ".join(str(statement.value.value).split())
     return ""
@@ -147,7 +147,7 @@ def _explain(definition: dict[str, Any], struct: type[Struct]) -> None:
 
 
 def _structs(kind: type[Struct]) -> list[type[Struct]]:
-    """Return a struct and all that its fields hold."""
+    """Return a struct and all structs in its fields."""
     found: dict[type[Struct], None] = {}
 
     def walk(hint: Any) -> None:

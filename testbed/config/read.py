@@ -1,7 +1,7 @@
 """Reads the two files a user writes, by path or by bundled name.
 
-Strict: an unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names
-file, table and key and says what is accepted. No number may be inf or nan: records are JSON, which has neither.
+An unknown key, a missing table or a value of the wrong type or range raises InputError in one line that names file,
+table and key and says what is accepted. No number may be inf or nan, because records are JSON, which has neither.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
-    except (ValueError, RecursionError) as exc:  # besides its own error: dates and numbers that Python does not have
+    except (ValueError, RecursionError) as exc:  # ValueError also for dates and numbers that Python does not have
         raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
 
 
@@ -102,7 +102,7 @@ def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
     """Check a parsed file against its schema; raises InputError in one line."""
     options.refuse_non_finite(raw, source, [])
     if kind is Lab and isinstance(raw.get("node"), dict):
-        # one by one first: the error for a whole dict does not say which of its tables is wrong
+        # Nodes are converted one by one, because the error for a whole dict does not say which of its tables is wrong.
         for name, table in raw["node"].items():
             options.convert(table, NodePlace, source, [f"node.{name}"])
     return options.convert(raw, kind, source, [])
@@ -115,8 +115,8 @@ def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
 
 def state_root() -> Path:
     """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
-    # A variable that is set to nothing counts as unset, as the XDG specification has it: the keys must not be stored
-    # in the current folder by accident.
+    # An empty variable counts as unset, as in the XDG specification; otherwise keys would be stored in the current
+    # folder by accident.
     if chosen := os.environ.get("TESTBED_STATE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ris-skg-testbed"

@@ -1,9 +1,9 @@
 """From kept rounds to keys, or to a trained enhancer: block by block, stage by stage. Pure.
 
-A block of a key goes from agreement (Alice and Bob quantize, reconcile and verify) over Eve's attack on what was
-published to privacy amplification, and ends with Eve's guess of the final key. A block of training ends when both
-ends, and then Eve, have learnt from it. `STAGES` is the table of all this. A block knows its rounds by number only:
-rounds that were measured in one train, or under secret patterns, make no difference here.
+A block that makes a key has four stages: agreement (Alice and Bob quantize, reconcile and verify), Eve's attack on what
+was published, privacy amplification, and Eve's guess of the final key. A block that trains an enhancer is closed when
+both ends, and then Eve, have trained on it. `STAGES` is the table of these stages. A block stores only the numbers of
+its rounds: whether they were measured in one train, or under secret patterns, makes no difference here.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ STAGES: Mapping[str, Mapping[str, str]] = {
 LOST_MODEL = ("not_trained", "wrong_model")
 """Reasons for a failure that mean that an end has no trained enhancer, or another one than its peer."""
 GRACE_S = 5.0
-"""How much longer than a node the coordinator waits: the node gives up first, so that its reason arrives before."""
+"""How much longer the coordinator waits than a node does: the node gives up first, so that its reason is on record."""
 EVE_GRACE_S = 10.0
-"""How much longer Eve's operations may take than others."""
+"""How much longer Eve's operations may take than those of Alice and Bob."""
 _REPORTS = "the reports"
 
 _STAGE_OF: Mapping[type, str] = {
@@ -105,14 +105,14 @@ class Block(Deadlines):
         return latest["alice"].public_messages if "alice" in latest else 0
 
     def judge_agreement(self) -> None:
-        """Find the reason why there is no agreement, where there is none."""
+        """Set `failure` where the two ends do not agree on a string."""
         reports = [a.report for a in self.agreed.values()]
         if len(reports) < 2 or not all(r.verified for r in reports):
             reasons = sorted({r.failure for r in reports if r.failure and r.failure != "peer_failed"})
             self.fail(", ".join(reasons) or "no agreement")
 
     def judge_training(self) -> None:
-        """Find the reason why the ends have not learnt the same, where they have not."""
+        """Set `failure` where the two ends have not trained the same model."""
         reports = self.trained.values()
         if len(reports) < 2 or any(r.failure for r in reports) or len({r.model for r in reports}) != 1:
             reasons = sorted({r.failure for r in reports if r.failure and not r.failure.startswith("peer_failed")})
@@ -170,25 +170,27 @@ class Blocks:
         self.open: Block | None = None
         self.key_bits = 0
         self.to_train = experiment.training.rounds > 0
-        """The enhancer is to learn from the next block."""
+        """Whether the next block trains the enhancer."""
         self.guarded = 0
-        """Kept rounds that were discarded after a training."""
+        """Number of kept rounds that were discarded as guard rounds after a training."""
         self._guard = 0
-        """Kept rounds still to be discarded, because they are correlated with the CSI that the training published."""
+        """Number of kept rounds still to be discarded: they are correlated with the CSI that the training published."""
         self._next = 0
         self._one_sided: list[int] = []
-        """Blocks without a key of which one end may have made its own: it is ordered to delete it."""
+        """Blocks that failed when one end may already have had its key: both ends are ordered to delete it."""
 
     def go_on(
         self, next_block: int, key_bits: int, to_train: bool, guards: tuple[int, int], dropped: Iterable[int]
     ) -> None:
-        """Continue a run that is resumed. `guards`: guard rounds that were thrown away, and that are still to be."""
+        """Continue a run that is resumed. `guards`: numbers of guard rounds that were discarded, and that still have
+        to be; `dropped`: blocks of which one end alone may have a key.
+        """
         self._next, self.key_bits, self.to_train = next_block, key_bits, to_train
         self.guarded, self._guard = guards
         self._one_sided = list(dropped)
 
     def tidy(self, node: Node) -> list[Effect]:
-        """Order a node that has come, or come back, to delete what keys it may have alone."""
+        """Order a node that has joined, or come back, to delete any key that the other end does not have."""
         if not node.required or not node.measures:
             return []
         return [Send(node.name, m.Abandon(block=n, reason="the other end has no key of it")) for n in self._one_sided]
@@ -205,12 +207,15 @@ class Blocks:
         return self._tally.pending >= self.rounds_wanted
 
     def room_for_train(self, under_way: int) -> int:
-        """Return how many rounds a train may have that ends with a block, `under_way` rounds being ordered already."""
+        """Return how many rounds the next train may have so that no block ends in the middle of it.
+
+        `under_way`: number of rounds that are ordered already and not closed.
+        """
         lacking = self.rounds_wanted - self._tally.pending - under_way
         return lacking if lacking > 0 else self.rounds_wanted
 
     def takes_guard_round(self) -> bool:
-        """Return whether the round just kept is a guard round between training and keys; counts it."""
+        """Return whether the round just kept is a guard round between training and keys; if so, count it."""
         if not self._guard:
             return False
         self._guard, self.guarded = self._guard - 1, self.guarded + 1
@@ -227,7 +232,7 @@ class Blocks:
         block.wait_for(names, self._distil_timeout_s + GRACE_S)
         self._story.add("opened", rounds=rounds, block=block.number, training=block.training)
         purpose: Literal["training", "key"] = "training" if block.training else "key"
-        # on record before anybody hears of it, so that its number is never given again
+        # The block is recorded before any node is ordered to work on it, so that its number is never used twice.
         begun = Note("block_begun", {"block": block.number, "rounds": rounds, "purpose": purpose})
         body = m.Distil(
             block=block.number, rounds=rounds, timeout_s=self._distil_timeout_s, purpose=purpose,
@@ -289,14 +294,14 @@ class Blocks:
         return [Send(eve, m.GuessKey(block=block.number, public_messages=block.public_messages))]
 
     def _after_training(self, block: Block) -> list[Effect]:
-        """Both ends have learnt, or failed: Eve may learn from what they published, in as much time as they had."""
+        """Both ends have trained, or failed: Eve may train on what they published, for as long as they were given."""
         block.judge_training()
         if block.failure is None:
             self.to_train = False
             self._guard = self._experiment.training.guard_rounds
-            dropped = self._tally.take(self._guard)  # guard rounds that were kept before
+            dropped = self._tally.take(self._guard)  # rounds that were kept while the ends trained
             self._guard, self.guarded = self._guard - len(dropped), self.guarded + len(dropped)
-            self._story.add("thrown away as guard rounds", rounds=dropped)
+            self._story.add("discarded as guard rounds", rounds=dropped)
         block.stage.enter("attack")
         eve = self._roster.eve()
         if eve is None or block.failure is not None:
@@ -352,7 +357,7 @@ class Blocks:
         return self._abandon(block) + self._close()
 
     def _abandon(self, block: Block) -> list[Effect]:
-        """Order both ends to give a block up, now and, where they are away, when they come back."""
+        """Order both ends to give a block up; an end that is away gets the order when it comes back."""
         if block.stage.now == "amplify":
             self._one_sided.append(block.number)
         body = m.Abandon(block=block.number, reason=block.failure or "no key")
@@ -382,7 +387,7 @@ class Blocks:
             if self.open.number != self._next - 1:
                 yield f"block {self.open.number} is open, but the next one is {self._next}"
         if self._guard < 0:
-            yield f"{self._guard} rounds are still to be thrown away"
+            yield f"{self._guard} rounds are still to be discarded"
 
 
 _AFTER: Mapping[tuple[bool, str], Callable[[Blocks, Block], list[Effect]]] = {

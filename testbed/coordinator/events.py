@@ -44,7 +44,7 @@ class ProcessEnded:
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """The connection to a node's main loop is lost, or is there again."""
+    """The connection to a node's main loop was lost, or was made again."""
 
     node: str
     is_up: bool
@@ -52,7 +52,7 @@ class LinkChanged:
 
 @dataclass(frozen=True, slots=True)
 class KeyRefused:
-    """A connection was refused because of a key: the peer's own, or the one that it has of the coordinator."""
+    """A connection was refused because of a wrong key: that of the peer, or the peer's copy of the coordinator's."""
 
     detail: str
 
@@ -69,6 +69,13 @@ class StopAsked:
     """A person asked for the end of the run."""
 
     kind: FinishKind
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """A person asked that no round is begun until further notice, or that the run goes on."""
+
+    paused: bool
 
 
 # ---------------------------------------------------------------- instructions
@@ -120,7 +127,9 @@ class NewPattern:
 
 @dataclass(frozen=True, slots=True)
 class RoundOver:
-    """A round was kept or rejected. A later one of the same number replaces it: a kept round may be withdrawn."""
+    """A round was kept or rejected. A later event of the same number replaces this one: a kept round may be rejected
+    after all.
+    """
 
     round: int
     kept: bool
@@ -151,7 +160,7 @@ class BlockOver:
     p_values: dict[str, float]
     """Randomness tests on Alice's key (experiment mode)."""
     training: bool = False
-    """Whether the enhancer learnt from these rounds; then all fields but `failure` and `trained` are empty."""
+    """Whether the enhancer trained on these rounds; then all fields but `failure` and `trained` are empty."""
     trained: dict[str, TrainReport] = field(default_factory=dict)
     """By role."""
 
@@ -164,13 +173,15 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked
+Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked | PauseAsked
 Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
 
 
 @dataclass(frozen=True, slots=True)
 class RunFails:
-    """Marks that the run cannot go on: the last effect of a part of the state. It never leaves the machine."""
+    """Tells the state machine that the run cannot go on. A part of the state returns it as its last effect; it is never
+    handed to the shell.
+    """
 
     detail: str
 

@@ -1,8 +1,8 @@
-"""What a run that died has on record, as the state that the next process of its coordinator begins with. Pure.
+"""How a run is resumed after its coordinator's process died: its record gives the state of the next process. Pure.
 
-Nothing is taken back that was recorded. Nodes start with nothing: rounds that no block has used cannot be used any more
-and are rejected as `measured`; a block that was under way is closed without a key, and both ends are ordered to delete
-what key of it they may have; rounds of which there is no record of how they ended are closed as rejected.
+No record is deleted. The nodes have lost their measurements: kept rounds that no block has used cannot be used any more
+and are rejected as `measured`. A block that was under way is closed without a key, and both ends are ordered to delete
+the key of it that they may have. Rounds that were begun, but have no recorded outcome, are rejected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from testbed.records.documents import Block
 from testbed.records.recorded import RecordedRun
 
 BEGUN = "run_begun"
-"""The event that says how a run was started."""
+"""The kind of the recorded event that says how a run was started."""
 BLOCK_BEGUN = "block_begun"
 RESUMED = "run_resumed"
 
@@ -31,7 +31,7 @@ class Origin:
     """How a run was started; it is resumed in the same way."""
 
     command: str
-    """Of the command line: run, coordinator …"""
+    """The command that started it: run, coordinator …"""
     lab: str
     """Lab file (absolute), or the name of a bundled one."""
     experiment: str
@@ -43,29 +43,29 @@ class Past:
 
     origin: Origin
     run: str
-    """Its name, which its keys are kept under."""
+    """Name of the run, under which the nodes store its keys."""
     next_round: int
     kept: int
     rejected: Counter[str]
     end_s: float
-    """End of the last round on the reference timeline, at the latest."""
+    """Latest possible end of the last round, on the reference timeline."""
     down_s: float
-    """How long nobody drove it."""
+    """How long no process drove the run."""
     next_block: int
     key_bits: int
     to_train: bool
     guarded: int
     guard_left: int
     dropped: tuple[int, ...]
-    """Blocks of which one end may have a key that the other has not."""
+    """Blocks of which one end may have a key that the other end does not have."""
     states: dict[int, str]
     """Round → name of the surface's state."""
     patterns: dict[str, SurfacePattern]
     """Public patterns by name."""
     effects: tuple[Effect, ...]
-    """What is recorded first."""
+    """Closed rounds and blocks to record before anything else."""
     observed: list[tuple[int, dict[str, C64]]] = field(default_factory=list)
-    """(round, CSI by roles "tx>rx" where it was kept) of every round, for surface policies that learn from them."""
+    """(round, CSI by roles "tx>rx", empty for a rejected round), for surface policies that learn from the rounds."""
 
 
 def origin_of(run: RecordedRun) -> tuple[Origin, str]:
@@ -79,8 +79,8 @@ def origin_of(run: RecordedRun) -> tuple[Origin, str]:
 
 
 def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bool = False) -> Past:
-    """Return the state that `run` goes on with. `down_s`: how long no process drove it; `watches`: the surface's
-    policy learns from the rounds.
+    """Return the state with which `run` is continued. `down_s`: how long no process drove it; `watches`: whether the
+    surface's policy learns from the rounds.
     """
     origin, name = origin_of(run)
     begun = {e.data["block"]: e.data for e in run.events if e.kind == BLOCK_BEGUN}
@@ -120,7 +120,7 @@ def _next_round(run: RecordedRun) -> int:
 
 
 def _missing_rounds(run: RecordedRun) -> Iterator[RoundOver]:
-    """Yield an end for every round that was begun, as far as the record knows, and not closed."""
+    """Yield a rejection for every round that was begun according to the record, and that has no outcome."""
     measured = [set(link.rounds.tolist()) for name, link in run.links.items() if _is_of_the_pair(run, name)]
     both = set.intersection(*measured) if len(measured) == 2 else set()
     for number in sorted(set(range(_next_round(run))) - set(run.rounds.rounds.tolist())):
@@ -134,7 +134,7 @@ def _is_of_the_pair(run: RecordedRun, link: str) -> bool:
 
 
 def _rejected(run: RecordedRun, number: int) -> RoundOver:
-    """Return the new end of a kept round that no block can use."""
+    """Return the new outcome, rejected, of a kept round that no block can use."""
     at = int(np.searchsorted(run.rounds.rounds, number))
     surface = str(run.rounds.surface[at]) or None
     return RoundOver(number, False, Reject.MEASURED.value, surface, float(run.rounds.t0_s[at]), {})
@@ -144,7 +144,9 @@ def _unused(
     run: RecordedRun, experiment: Experiment, begun: dict[int, dict[str, list[int]]],
     trained: dict[int, str | None], in_blocks: set[int],
 ) -> tuple[int, int, list[int]]:  # fmt: skip
-    """Return how many kept rounds guarded the keys from the training, how many still have to, and those left over."""
+    """Return the number of guard rounds that were discarded, the number still to be discarded, and the kept rounds that
+    no block has used.
+    """
     free = [r for r in run.rounds.rounds[run.rounds.kept].tolist() if r not in in_blocks]
     learnt = [block for block, failure in trained.items() if failure is None]
     if not learnt:
@@ -152,7 +154,7 @@ def _unused(
     after = max(begun[learnt[-1]]["rounds"]) if learnt[-1] in begun else -1
     wanted = experiment.training.guard_rounds
     guards = [r for r in free if r > after][:wanted]
-    left = 0 if max(in_blocks) > after else wanted - len(guards)  # a later block shows that all were there
+    left = 0 if max(in_blocks) > after else wanted - len(guards)  # a later block: all were discarded
     return len(guards), left, [r for r in free if r not in set(guards)]
 
 
@@ -165,13 +167,13 @@ def _unfinished(block: int, begun: dict[str, object]) -> BlockOver:
 
 
 def _key_bits(block: Block) -> int:
-    """Return how long the key of both ends is; 0 where one has none."""
+    """Return the length of the key that both ends have; 0 where one of them has none."""
     ends = [k.key_bits if k.failure is None else 0 for k in block.key.values()]
     return min(ends) if len(ends) == 2 else 0
 
 
 def _may_be_one_sided(block: Block) -> bool:
-    """Return whether a block without a key came so far that one end may have made its own."""
+    """Return whether a block without a common key reached the stage in which one end may have made a key."""
     agreed = len(block.agree) == 2 and all(a.verified for a in block.agree.values())
     return agreed and not _key_bits(block) and not any(k.failure and not k.key_bits for k in block.key.values())
 

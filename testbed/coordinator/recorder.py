@@ -34,21 +34,21 @@ class Recorder:
         self._drivers: dict[str, dict[str, Any]] = {}
         self._accepted: dict[str, dict[str, Any]] = {}
         self._notes: Counter[str] = Counter()
-        """By the node that they concern."""
+        """Number of notes about each node."""
 
     def together(self) -> AbstractContextManager[None]:
-        """Return a block in which all that is recorded becomes one transaction."""
+        """Return a context in which all records are written as one transaction."""
         return self._writer.together()
 
     def note(self, note: e.Note) -> bool:
-        """Record an event; return False once a node has so many notes that further ones are only counted:
-        a node that restarts or fails without end must not fill the disk.
+        """Record an event. Return False once a node has so many notes that further ones are only counted: a node that
+        restarts or fails again and again must not fill the disk.
         """
         node = str(note.detail.get("node", ""))
         self._notes[node] += 1
         if node and self._notes[node] > MOST_NOTES:
             return False
-        # what a block takes must be known to whoever resumes the run, whatever death it died
+        # The rounds of a block must be on the disk before it begins: a run that is resumed must not use them again.
         self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
         match note.kind:
             case "joined" | "rejoined":

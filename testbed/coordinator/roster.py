@@ -1,10 +1,10 @@
 """The nodes of a run: which take part, which are alive and ready, which were lost and until when they may return. Pure.
 
-A node is known by its name and by its incarnation, drawn at each start of its process. It counts as alive from its
-greeting until it falls silent, its process ends or it greets anew; as ready once it is configured and its clock was
-read. A required node that was lost has a deadline to come back by; an optional one is left out and the run goes on.
-A node that reconnects from a new address is the same incarnation; one whose process was restarted is another. To
-resume after a broken link, `Node` alone is needed (the orders that it has not acknowledged), and nothing of the rounds.
+A node is identified by its name and by its incarnation, a random word that its process draws when it starts. It counts
+as alive from its greeting until it falls silent, its process ends or it greets again; and as ready once it is
+configured and its clock was read. A required node that was lost has a deadline by which it must come back; an optional
+one is left out and the run goes on. A node that reconnects from a new address is the same incarnation; one whose
+process was restarted is another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from testbed.net import messages as m
 LOADING_S = 60.0
 """How much more time nodes get to become ready if they load a trained policy and the library that it needs."""
 MAX_ASKED = 3
-"""How often a node that is alive is ordered to get ready before it is given up."""
+"""How many times a node that is alive is ordered to get ready before it is given up."""
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
 
@@ -41,15 +41,15 @@ class Node(Deadlines):
         self.ready = False
         """Configured, and its clock was read."""
         self.is_missing = False
-        """It does not answer, but may still hold what it held: if it answers again, it continues where it was."""
+        """It does not answer, but its process may still run: if it answers again, it continues with all that it has."""
         self.link_is_up = True
-        """There is a connection to it, as far as is known."""
+        """Whether a connection to it exists, as far as the coordinator can tell."""
         self.asked = 0
         """How often it was ordered to get ready without success."""
         self.is_compared = False
         """Its clock is being read to see how far the coordinator's is from it; nothing else of it changes."""
         self.must_be_configured = False
-        """The order to configure its device is due, and is sent as soon as no round hinders it."""
+        """The order to configure its device is due; it is sent as soon as no round is under way."""
         self._was_ready = False
         self.stopped = False
         self.incarnation = ""
@@ -97,7 +97,7 @@ class Node(Deadlines):
         self.incarnation, self.hello = incarnation, hello
 
     def admit(self) -> None:
-        """Count it as alive; nothing of it is kept."""
+        """Count it as alive, with nothing that it held before."""
         self.alive, self.left_out, self.ready, self.strikes, self.asked = True, False, False, 0, 0
         self.is_missing, self.link_is_up = False, True
         self.clear_deadline(_RETURN)
@@ -120,14 +120,14 @@ class Node(Deadlines):
         self.clear_deadline(_READY)
 
     def miss(self) -> None:
-        """Mark it as silent: it gets no orders, and what it holds is not given up."""
+        """Mark it as silent: it gets no orders, but its measurements are not given up yet."""
         self._was_ready = self.ready or self.is_compared
         self.lose()
         self.is_missing = True
 
     @property
     def may_resume(self) -> bool:
-        """Whether it continues where it was if it answers again."""
+        """Whether it can continue with what it holds if it answers again."""
         return self.is_missing and self._was_ready and self.required
 
     def lose(self) -> None:
@@ -260,7 +260,7 @@ class Roster:
         return [Send(node.name, body)] if node is not None and (node.alive or node.is_missing) else []
 
     def refuse(self, name: str, why: str) -> list[Effect]:
-        """Refuse a node; it is on record once, however often it asks."""
+        """Refuse a node; the refusal is recorded once, however often the node asks."""
         new = (name, why) not in self._refused
         self._refused.add((name, why))
         return [Send(name, m.Refused(reason=why)), *([Note("refused", {"node": name, "why": why})] if new else [])]
@@ -286,7 +286,7 @@ class Roster:
         self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
 
     def ask(self, node: Node) -> None:
-        """Have a node get ready: it is ordered to configure its device, and has so long for it."""
+        """Mark that a node is to configure its device, and set its deadline for getting ready."""
         node.ask(self.ready_within_s)
 
     def compare(self, node: Node) -> list[Effect]:
@@ -327,7 +327,7 @@ class Roster:
         return Send(node.name, body)
 
     def ask_anew(self, role: str) -> None:
-        """Have a node get ready again that is alive: until it has answered, it is not ready."""
+        """Have the node of this role get ready again if it is alive; until it answers, it does not count as ready."""
         node = self.by_role(role)
         if node is not None and node.alive:
             node.asked = 0
@@ -388,7 +388,7 @@ class Roster:
     def strike(self, name: str, number: int) -> list[Effect]:
         """Count a round that a node left unanswered; after several in a row the node is given up."""
         node = self.nodes[name]
-        if node.left_out:  # the round before this one led to it
+        if node.left_out:  # an earlier round had this consequence
             return []
         node.strikes += 1
         self._story.add("no answer", round=number, node=name, strikes=node.strikes)

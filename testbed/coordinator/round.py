@@ -1,10 +1,10 @@
-"""One round from its order to what came of it, and all rounds that are under way. Pure; `steps` has the rounds of
+"""One round, from its order to its record, and all rounds that are under way. Pure; `steps` handles the rounds of
 radios that cannot time their samples.
 
-A round is ordered, then on the air until every node has its samples, then settling until every node has reported.
-Rounds that are ordered together are a train: one order and one report a node, the same nodes, one deadline. Everything
-else belongs to each round of it, which is kept or rejected for itself. `surface` is whatever name the surface's node
-gives to the state it has latched: nothing in here looks into it, so that it may be a number without meaning.
+A round is ordered; then it is on the air until every node has its samples; then it is settling until every node has
+reported. Rounds that are ordered together are a train: each node gets one order and sends one report for all of them,
+and they share one deadline. Apart from that each round stands alone: it is kept or rejected by itself. `surface` is the
+name that the surface's node gives to the state it has latched. It is only compared here, so an opaque number will do.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from testbed.core.types import C64
 from testbed.net import messages as m
 
 MAX_UNDER_WAY = 2
-"""Trains: the one on the air, and the one before it, which is still being estimated."""
+"""Largest number of trains under way: one on the air, and the one before it, which is still being estimated."""
 OPTIONAL_S = 3.0
-"""How long a round waits for nodes that it can do without once the others have answered."""
+"""How long a round waits for its optional nodes once all required ones have answered."""
 OPTIONAL_AGAIN_S = 0.5
-"""The same for a node that left the round before unanswered."""
+"""The same where one of these nodes also left the round before unanswered."""
 _ANSWERS = "the answers"
 
 
@@ -51,17 +51,18 @@ class Round(Deadlines):
         """Nodes that have their samples: they need the air no longer."""
         self.results: dict[str, m.RoundResult] = {}
         self.rejection: Reject | None = None
-        """The reason why it cannot be kept; the first one counts, and later reports do not change it."""
+        """The first reason why the round cannot be kept; later reports do not change it."""
         self.bases_s: dict[str, float] = {}
-        """Each clock's assumed base when the round was planned; empty where radios do not time their samples."""
+        """The base (`scheduler`) that was assumed for each clock when the round was planned; empty where radios do not
+        time their samples."""
         self.steps: steps.Steps | None = None
-        """Its steps, where the radios cannot time their samples."""
+        """The steps of the round, where the radios cannot time their samples."""
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
 
     def wait_at_least(self, within_s: float) -> None:
-        """Wait for the answers for so long from now, or longer where that was ordered."""
+        """Wait for the answers for `within_s` from now, or until the present deadline if that is later."""
         self.wait_for_answers(max(within_s, -self.overdue_s(_ANSWERS)))
 
     def hurry(self, within_s: float) -> None:
@@ -96,7 +97,7 @@ class Round(Deadlines):
         """Return why the round is rejected; None where both ends have an estimate of the other."""
         reason = self.rejection.value if self.rejection else None
         pair = [(self.results.get(alice or ""), "bob"), (self.results.get(bob or ""), "alice")]
-        # a node that did not transmit is the cause, and that the others received nothing is the consequence
+        # Where one end did not transmit, the other received nothing: the first is the cause and is the one to report.
         for result, _ in pair:
             reason = reason or (Reject.NODE_LOST.value if result is None else result.fault)
         for result, transmitter in pair:
@@ -129,11 +130,12 @@ class Round(Deadlines):
         if not self.start_s < self.end_s:
             yield f"round {self.number} ends before it begins"
         if self.train > self.number:
-            yield f"round {self.number} is of a train that begins with {self.train}"
+            yield f"round {self.number} belongs to a train that begins with the later round {self.train}"
 
 
 def csi_by_link(r: Round, roster: Roster) -> dict[str, C64]:
-    """Return a round's CSI (rx antenna, tx antenna, subcarrier) by roles "tx>rx", in an order of its own."""
+    """Return a round's CSI (rx antenna, tx antenna, subcarrier) by roles "tx>rx", in an order that does not depend on
+    which node reported first."""
     found = {}
     for name, result in r.results.items():
         for link in result.links:
@@ -144,10 +146,11 @@ def csi_by_link(r: Round, roster: Roster) -> dict[str, C64]:
 
 
 class Rounds:
-    """The rounds under way: a train on the air, another settling, and closed ones that correct no clock yet.
+    """The rounds under way: a train on the air, another one settling, and closed rounds from which the clocks are still
+    to be corrected.
 
-    `ahead`: a train is ordered while the one before is still on the air. Nodes take orders one after the other, and
-    where no pattern changes, nothing has to happen between two trains.
+    `ahead`: a train is ordered while the one before is still on the air. That is possible where no pattern changes:
+    nodes carry out their orders one after the other, and nothing has to happen between two trains.
     """
 
     def __init__(
@@ -161,7 +164,7 @@ class Rounds:
         self.on_air: list[Round] = []
         """The train on the air."""
         self.settling: list[Round] = []
-        """Captured, or ordered ahead; reports are still missing; oldest first."""
+        """Rounds that are captured, or were ordered ahead, and whose reports are still missing; oldest first."""
         self.uncorrected: list[Round] = []
         """Closed rounds from whose arrival times the clocks are not corrected yet, oldest first."""
 
@@ -190,7 +193,7 @@ class Rounds:
         return r
 
     def wait_for_train(self, within_s: float) -> None:
-        """The train on the air is complete; its answers are due `within_s` from now."""
+        """Set the deadline of the train on the air, all rounds of which are ordered: `within_s` from now."""
         for r in self.on_air:
             r.wait_for_answers(within_s)
 
@@ -243,17 +246,17 @@ class Rounds:
         return [Note("retuned", {"node": name, "round": number, "correction_ppm": correction_ppm})]
 
     def _judge(self, name: str, results: list[m.RoundResult]) -> list[Effect]:
-        """Count for or against a node that it could do its part in a train, and take note of its faults."""
+        """Note the faults of a node in a train, and count a strike against an optional one that failed in all of it."""
         node = self._roster.nodes[name]
         faults = [x for x in results if x.fault is not None]
         out: list[Effect] = []
-        # an optional node whose radio always fails only slows the run down
+        # An optional node whose radio always fails delays the run for nothing.
         if len(faults) < len(results) or node.required:
             node.strikes = 0
         else:
             out += self._roster.strike(name, results[0].round)
         for fault, alike in groupby(faults, lambda x: x.fault):
-            first, *others = alike  # each with a detail of its own, such as by how much it was late
+            first, *others = alike  # the details differ, such as by how much a transmission was late
             said = {"node": name, "round": first.round, "reason": fault, "detail": first.detail}
             more = {"rounds": [first.round, *(x.round for x in others)]} if others else {}
             out.append(Note("fault", {**said, **more}))
@@ -277,10 +280,11 @@ class Rounds:
         return bool(train)
 
     def take_latch(self, latched_s: float, *, expected: bool, exact: bool) -> None:
-        """The surface changed at this time: rounds during it, and after it if it was not expected, are rejected.
+        """Reject the rounds that a change of the surface at this time makes unusable.
 
-        `exact`: the time is on the radios' own clock. Otherwise it is only known that the change was not before the
-        latest order, and the train on the air is doubted.
+        These are the round during which it changed and, if the change was not expected, all later ones. `exact`: the
+        time is on the radios' own clock. Otherwise it is only known that the change came after the latest order, and
+        the train on the air is rejected.
         """
         for r in self.under_way:
             during = r.overlaps(latched_s) if exact else r in self.on_air
@@ -305,7 +309,7 @@ class Rounds:
             before_s = r.end_s
 
     def refuse_train(self, reason: Reject) -> None:
-        """The train on the air is not ordered after all: nothing of its rounds is awaited."""
+        """Reject the train on the air, whose orders were not sent: no reports of its rounds are awaited."""
         for r in self.on_air:
             r.reject(reason)
             r.expected.clear()
@@ -318,7 +322,8 @@ class Rounds:
         return len(self.trains) < MAX_UNDER_WAY
 
     def advance_on_air(self) -> list[tuple[str, m.Step]] | None:
-        """Follow the train on the air. Returns orders for its next step, or [] where the air is free; None: wait."""
+        """Follow the train on the air. Returns the orders for its next step, [] where the air is free, or None where
+        reports are awaited."""
         for r in self.on_air:
             if r.steps is not None:
                 orders = r.steps.advance(r.expected)
@@ -337,7 +342,8 @@ class Rounds:
         return bool(self.settling) and self.settling[0].is_complete
 
     def close_oldest(self) -> Round:
-        """Take the oldest round out; when trains are ordered ahead, the next one's time begins now."""
+        """Remove the oldest round and return it; where trains are ordered ahead, the next one's deadline counts from
+        now."""
         r = self.settling.pop(0)
         if self.ahead and self.settling and self.settling[0].train != r.train:
             following = self.trains[0]
@@ -355,9 +361,9 @@ class Rounds:
     # -- nodes that fail their part
 
     def forget_clock_of(self, name: str) -> None:
-        """Its clock is read anew: arrivals in rounds that were planned before do not apply to what it reads then.
+        """Drop a node's arrival times of earlier rounds, because its clock is read anew: they apply to the old reading.
 
-        Where it is Alice's, the reference that all arrivals are relative to, no node's do.
+        If it is Alice's clock, the reference of all arrival times, those of every node are dropped.
         """
         is_reference = name == self._roster.name("alice")
         for r in [*self.uncorrected, *self.under_way]:
@@ -374,7 +380,8 @@ class Rounds:
                     self._story.add("lost a node", round=r.number, node=name)
 
     def late(self) -> list[list[Round]]:
-        """Return the trains whose time is over; ahead, a train's time begins when the one before is closed."""
+        """Return the trains whose deadline has passed; that of a train ordered ahead counts from when the one before
+        is closed."""
         trains = self.trains[:1] if self.ahead else self.trains
         return [train for train in trains if any(r.is_late for r in train)]
 
@@ -382,7 +389,7 @@ class Rounds:
         """Go on without the nodes that left a train, or some of its rounds, unanswered."""
         late = {name for r in train for name in r.expected - r.results.keys()}
         for r in train:
-            if r.steps is not None and not r.steps.over:  # the others could not do their part yet
+            if r.steps is not None and not r.steps.over:  # the later steps of the others were never ordered
                 late = set(r.steps.waiting)
                 r.steps.cut()
                 r.reject(Reject.TIMEOUT)
@@ -416,4 +423,4 @@ class Rounds:
             if train[-1].number - train[0].number != len(train) - 1:
                 yield f"the train of round {train[0].train} lacks rounds in between"
             if len(train) > 1 and any(r.steps is not None or r.sounding for r in train):
-                yield f"round {train[0].number} goes step by step or is a sounding, but is not alone in its train"
+                yield f"round {train[0].number} is ordered in steps or is a sounding, but is not alone in its train"

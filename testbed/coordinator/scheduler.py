@@ -2,9 +2,9 @@
 
 The coordinator keeps one reference timeline (seconds since synchronisation): Alice's device, read once. A node's device
 clock is `base + reference time`, and the base moves with the difference of the two crystals. It comes from one reading
-of each clock and is then tracked, offset and rate, from the arrival times that receivers report. What is not known of a
-clock is known to be within a bound, which grows with the time since the last frame and shrinks with each one heard;
-receivers listen as much earlier and later as that says, so that any interval between rounds is possible.
+of each clock; its offset and rate are then tracked from the arrival times that receivers report. The error of a clock's
+estimate has a bound, which grows with the time since the last received frame and shrinks with each received one.
+Receivers listen earlier and later by this bound, so that any interval between rounds is possible.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from testbed.net import messages as m
 _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
 _WIDEST_DOUBT_S = 1e-3
-"""Largest error assumed of a clock if only missed frames suggest that it is wrong."""
+"""Largest error that is assumed of a clock if missed frames are the only sign that it is wrong."""
 _CRYSTALS = 44e-6
 """Largest difference between the rates of two devices: ±20 ppm each, plus a tenth for ageing."""
 _WANDER = 2e-8
-"""Standard deviation of a rate's change over one second, growing with the root of time: half a ppm in ten minutes, what
-a crystal without an oven does where the room's temperature moves by a degree."""
+"""Standard deviation of a rate's change over one second; it grows with the root of the time. It gives half a ppm in ten
+minutes, as a crystal without an oven changes where the room's temperature moves by a degree."""
 _SIGMAS = 3.0
-"""Number of standard deviations that make a bound."""
+"""Number of standard deviations in a bound."""
 _NOISE = 1 / 32
 """Standard deviation of a measured arrival, as a share of the guard."""
 _READ = 1 / 6
-"""Standard deviation of an exact clock reading, as a share of the guard: devices start within part of the guard."""
+"""Standard deviation of an exact clock reading, as a share of the guard: devices start a part of the guard apart."""
 _IN_GUARD = 0.75
 """Share of the guard that a clock's drift may use up before receivers listen for longer."""
 _WIDE = 2.0
@@ -69,8 +69,8 @@ class _Line:
         return self.p_offset + dt_s * (2 * self.p_both + dt_s * self.p_rate) + _WANDER**2 * dt_s**3 / 3
 
     def learn(self, time_s: float, offset_s: float) -> None:
-        """Take a measured offset; overlapping rounds may report theirs out of order, which then count as of the same
-        time.
+        """Take a measured offset. Overlapping rounds may report out of order: an offset of an earlier time than the
+        last one then counts as measured at the same time.
         """
         dt_s = max(0.0, time_s - self.at_s)
         error_s = offset_s - self.offset_at(time_s)
@@ -79,7 +79,7 @@ class _Line:
         p_rate = self.p_rate + _WANDER**2 * dt_s
         gain, gain_rate = p_offset / (p_offset + self.noise), p_both / (p_offset + self.noise)
         self.offset_s = self.offset_at(self.at_s + dt_s) + gain * error_s
-        # no crystal is further off: a clock that jumped must not be taken for one that runs away
+        # No crystal's rate is further off: a clock that jumped must not be mistaken for one with a large rate.
         self.rate = min(max(self.rate + gain_rate * error_s, -_CRYSTALS), _CRYSTALS)
         self.at_s += dt_s
         self.p_offset, self.p_both = (1 - gain) * p_offset, (1 - gain) * p_both
@@ -96,12 +96,12 @@ class NodeClock:
     """The state of one device's clock."""
 
     base_s: float
-    """Device time less reference time, at the round that was planned last."""
+    """Device time minus reference time, at the round that was planned last."""
     uncertainty_s: float
     """Largest error of `base_s` until the first frame is received, without the drift."""
     line: _Line = field(repr=False)
     listens: bool
-    """Whether it must receive the reference's frames; the errors of other clocks widen no window."""
+    """Whether its node must receive the reference's frames; the errors of other clocks widen no window."""
     missed: int = 0
     """Frames in a row that were not received."""
 
@@ -140,7 +140,7 @@ class Scheduler:
     def synchronise(
         self, node: str, device_time_s: float, reference_s: float, uncertainty_s: float, part: Part = "listener"
     ) -> None:
-        """Take a reading of a device's clock at a reference time, wrong by up to `uncertainty_s`.
+        """Take a reading of a device's clock at a reference time; it may be wrong by up to `uncertainty_s`.
 
         A listener's error is that of its own reading plus that of the reference's, until it has received a frame.
         """
@@ -169,12 +169,12 @@ class Scheduler:
         return start_s, start_s + len(self._slots) * self._slot_s
 
     def may_follow(self, now_s: float, not_before_s: float) -> bool:
-        """Return whether the next round may be of the train of the one before: not where its windows would be so wide
-        that they are better planned after what that one will tell of the clocks."""
+        """Return whether the next round may belong to the train of the one before. It may not where its windows would
+        be wide: they become narrower if the round is planned once the one before has corrected the clocks."""
         return self._margin_at(self._start_s(now_s, not_before_s)) <= _WIDE * self._guard_s
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
-        # `now_s` is the coordinator's: its clock and that of the reference part, too
+        # `now_s` is of the coordinator's clock, which drifts away from the reference.
         lead_s = self.lead_s + (_CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
@@ -193,7 +193,7 @@ class Scheduler:
         return self._turnaround_s
 
     def set_base(self, node: str, device_time_s: float, reference_s: float) -> None:
-        """Learn a reading of a clock that nobody has to hear: the latest counts."""
+        """Take a reading of the clock of a device that does not listen (a surface); it replaces earlier readings."""
         self.clocks[node].base_s = device_time_s - reference_s
 
     def device_s(self, node: str, reference_s: float) -> float:
@@ -205,7 +205,7 @@ class Scheduler:
         return self._frame_s + 2 * self.margin_s + self._turnaround_s
 
     def round_plan(self, node: str, number: int, start_s: float, end_s: float) -> m.RoundPlan:
-        """Return what one node is told of the round that was planned last, on its own clock."""
+        """Return one node's part in the round that was planned last, with times on its own clock."""
         base_s = self.clocks[node].base_s
         slots = [
             m.SlotPlan(slot.tx, list(slot.rx), base_s + start_s + i * self._slot_s)
@@ -221,14 +221,14 @@ class Scheduler:
         that was corrected already would be corrected again by every round still under way.
         """
         clock = self.clocks[node]
-        # While the clock is still uncertain the first arrival settles it whole.
+        # Before the first frame is received, the clock's uncertainty is large: the first arrival replaces the reading.
         (clock.line.restart if clock.uncertainty_s > 0 else clock.line.learn)(time_s, base_s)
         clock.uncertainty_s, clock.missed = 0.0, 0
 
     def miss(self, node: str, is_certain: bool = False) -> None:
-        """Take note that a frame was not found: after several in a row, search for the next one in a wider window.
+        """Take note that a frame was not found. After several in a row, the next one is searched in a wider window.
 
-        `is_certain`: part of it was received at the window's edge, so that the clock is certainly wrong.
+        `is_certain`: part of the frame was received at the window's edge, so that the clock is certainly wrong.
         """
         clock = self.clocks[node]
         clock.missed += 1

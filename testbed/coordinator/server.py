@@ -45,16 +45,16 @@ _SHOWN = (
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
-"""How often the disk and the handshakes are looked at."""
+"""Seconds between two looks at the free disk space and the refused connections."""
 _MANY_HANDSHAKES = 5
 _MOST_KEPT = 4096
 """How many messages are read while the run is paused; more wait in the socket."""
 _BYTES_A_VALUE = 8 + 3
-"""Of CSI, in the journal and then compressed in rounds.h5."""
+"""Bytes on the disk per byte of CSI, which is in the journal and then compressed in rounds.h5."""
 _KEYS_BYTES = 8 << 20
-"""What nodes may write of keys, models and logs."""
+"""Bytes that nodes may write: keys, models and logs."""
 _BYTES_A_ROUND = 2000
-"""Of everything else that is recorded of a round."""
+"""Bytes of a round's record without its CSI."""
 _EXIT_STATUS: dict[e.RunStatus, documents.ExitStatus] = {"finished": "ok", "stopped": "aborted", "failed": "failed"}
 
 
@@ -65,7 +65,7 @@ def _antenna_s(frame: SoundingFrame) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """For a progress bar, after every round and block."""
+    """The figures of a progress bar, made after every round and block."""
 
     phase: str
     round: int
@@ -93,7 +93,8 @@ class Coordinator:
         self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None,
         *, origin: Origin | None = None, dead: RecordedRun | None = None,
     ) -> None:  # fmt: skip
-        """`origin`: how the run is started, for whoever resumes it; `dead`: what is on record of the one that is."""
+        """`origin`: how the run is started, recorded so that it can be resumed; `dead`: the record of the run that is
+        resumed."""
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         self._origin, self._dead = origin, dead
@@ -126,15 +127,15 @@ class Coordinator:
         self.interrupted = False
         """A person asked for the end (exit status 130)."""
         self.on_round: Callable[[int], None] = lambda _: None
-        """Called with how many rounds are over, after every one."""
+        """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
         """(node, address of Alice's discussion) → the address that this node is given for it."""
         self.disks = Disks(folder, state_root(), self._clock)
-        self._stop_asked: list[e.FinishKind] = []
+        self._asked: list[e.StopAsked | e.PauseAsked] = []
         self._is_told_to_end = False
         """A person has asked for the end, in whatever way."""
         self._kept: deque[Any] = deque()
-        """Messages that were read while the run was paused."""
+        """Messages that were read while the disk was full."""
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
         self._recorder: Recorder | None = None
@@ -142,9 +143,9 @@ class Coordinator:
         self._world: str | None = None
         """Endpoint of the simulated air."""
         self._advance_world: Callable[[float], None] | None = None
-        """From the simulated air, once it holds the scene."""
+        """What the simulated air reports of the scene, once it has loaded it."""
         self._untold: list[e.RoundOver] = []
-        """Rounds of a train that are closed and come after the one that is being recorded."""
+        """Number of closed rounds of a train that come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
         self._day_ahead_s = TIME_OF_DAY.now_s() - self._clock.now_s()
@@ -153,7 +154,7 @@ class Coordinator:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the nodes are on their way home."""
+        """Whether the nodes have been ordered to finish."""
         return self.state.phase in ("finishing", "over")
 
     def check_disk(self) -> None:
@@ -169,10 +170,14 @@ class Coordinator:
                 )
 
     def ask_stop(self, kind: e.FinishKind) -> None:
-        """Ask from a signal handler or a thread: stop finishes the trains under way, abort drops them, halt silences at
-        once."""
+        """Ask for the end of the run, from a signal handler or a thread: "stop" finishes the trains under way, "abort"
+        drops them, "halt" silences all transmitters at once."""
         self._is_told_to_end = True
-        self._stop_asked.append(kind)
+        self._asked.append(e.StopAsked(kind))
+
+    def ask_pause(self, paused: bool) -> None:
+        """Ask, from a thread, that no round is begun until further notice, or that the run goes on."""
+        self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
         self._hub.socket.close(linger=200)
@@ -195,7 +200,7 @@ class Coordinator:
         with RunWriter(self.folder, self._start(), run_summary.summary_of, self._dead) as writer:
             writer.wait_for_space(self._wait_for_space)
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
-            self._dead = None  # as large as its record
+            self._dead = None  # frees memory: it is as large as the run's record
             try:
                 self._begin_record(writer)
                 over = self._serve(ended)
@@ -221,7 +226,7 @@ class Coordinator:
         )  # fmt: skip
 
     def _begin_record(self, writer: RunWriter) -> None:
-        """Record how the run was started or, of one that is resumed, what becomes of what was under way."""
+        """Record how the run was started or, if it is resumed, how the rounds and blocks ended that were under way."""
         if self._past is not None:
             for effect in self._past.effects:
                 _DO[type(effect)](self, effect)
@@ -234,7 +239,7 @@ class Coordinator:
             self._hub.send(name, m.Finish(kind="abort"))
 
     def _serve(self, ended: Callable[[], list[e.ProcessEnded]]) -> e.RunOver:
-        """Hand messages, time and what people ask for to the state machine until the run is over."""
+        """Hand messages, the time and requests of people to the state machine until the run is over."""
         self._take(e.Tick(self._clock.now_s()))
         next_look_s = 0.0
         while self._over is None:
@@ -257,7 +262,7 @@ class Coordinator:
 
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Handle the time, and all other events that are no messages."""
-        # queued messages were sent before now: a node whose heartbeat is queued here is not silent
+        # Read the queued messages before the time: a node whose heartbeat waits in the queue is not silent.
         for received in self._waiting_messages():
             self._receive(received)
         self._take(e.Tick(now_s))
@@ -270,8 +275,8 @@ class Coordinator:
             self._look_at_time_of_day()
         for end in ended():
             self._take(end)
-        while self._stop_asked:
-            self._take(e.StopAsked(self._stop_asked.pop(0)))
+        while self._asked:
+            self._take(self._asked.pop(0))
 
     def _look_at_handshakes(self) -> None:
         """Report, once per kind, that a node is kept out because of a key."""
@@ -348,7 +353,7 @@ class Coordinator:
                 self._kept.append(received)
 
     def _waiting_messages(self) -> Iterator[Any]:
-        """Yield what has arrived, up to a number that one look can take."""
+        """Yield the messages that have arrived, but no more than a fixed number before the clock is read again."""
         for _ in range(_MESSAGES_A_LOOK):
             try:
                 received = self._next_message()
@@ -365,12 +370,12 @@ class Coordinator:
         if isinstance(body, m.Heartbeat):
             self._hub.send(name, m.Pulse(), to_pulse=True)
         if not self.state.virtual:
-            # on the wall clock, plans are made from the time at which something happened
+            # On the wall clock, the next rounds are planned from the present time.
             self._take(e.Tick(self._clock.now_s()))
         try:
             self._take(e.Received(name, header.incarnation, body))
         except (TestbedError, OSError):
-            raise  # the run's own trouble: its files, its simulated air
+            raise  # the sender is not the cause: the run's files or its simulated air failed
         except Exception as exc:
             # an error in the handling of a message must affect only its sender
             what = f"its {type(body).__name__} could not be handled: {type(exc).__name__}: {printable(str(exc))}"
@@ -380,7 +385,7 @@ class Coordinator:
             self._take(e.ProcessEnded(name, what))
 
     def _fits(self, body: m.Probed) -> bool:
-        """Whether CSI is of this run's waveform: policies and records take one link's CSI like another's."""
+        """Whether all CSI has the shape of this run's waveform: policies and records assume the same for all links."""
         n = self._frame.subcarrier_hz.size
         links = (x for r in body.rounds for x in r.links)
         return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in links)
@@ -393,7 +398,7 @@ class Coordinator:
             for instruction in instructions:
                 _DO[type(instruction)](self, instruction)
             return
-        # the nodes are told first what comes next: they work while the train is written
+        # Orders are sent before anything is written: the nodes work on them while the train is recorded.
         for instruction in instructions:
             if isinstance(instruction, e.Send):
                 self._send(instruction)
@@ -406,7 +411,7 @@ class Coordinator:
     # -- instructions
 
     def record(self, kind: str, detail: dict[str, Any]) -> None:
-        """Record something that is no decision of the state machine's. From the thread that runs the coordinator."""
+        """Record an event that the state machine did not make. Call it from the thread that runs the coordinator."""
         if self._recorder is not None:
             self._recorder.note(e.Note(kind, detail))
 
@@ -427,7 +432,7 @@ class Coordinator:
             raise TestbedError("this lab has a [world], but its endpoint is not known")
         driver = registry.load_driver("worlds", place.driver)
         plan, limit_s = self.experiment, self.lab.coordinator.operation_timeout_s
-        # A run that is no rehearsal must not follow from a number in a file, the simulated air included.
+        # Unless the run is a rehearsal, nothing in it may follow from the seed in a file, the simulated air included.
         seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
         driver.reset(self._world, self._identity, plan.scene, plan.radio, seed, limit_s)
         self._advance_world = driver.pacer(self._world, self._identity)

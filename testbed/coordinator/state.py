@@ -3,13 +3,13 @@
     joining → configuring → probing ⇄ distilling → finishing → over
 
 Every part of the state has one owner that also owns its deadlines: `roster` the nodes, `surface` what the surface
-holds, `timetable` the clocks, `rounds` the rounds under way, `tally` what came of them, `blocks` the way from rounds to
-keys. This file keeps what joins them: the phases (`TRANSITIONS`), what is done in each (`COURSE`), who takes which
-message (`_ON_MESSAGE`), and in which order deadlines are looked at (`_ON_TICK`). docs/states.md draws the tables.
+holds, `timetable` the clocks, `rounds` the rounds under way, `tally` their outcomes, `blocks` the way from rounds to
+keys. This file joins them: the phases (`TRANSITIONS`), what is done in each phase (`COURSE`), which method handles
+which message (`_ON_MESSAGE`), and in which order deadlines are checked (`_ON_TICK`). docs/states.md draws the tables.
 
 A train of rounds: the surface acknowledges its pattern, every node is sent its slots, all report `Captured` (the air is
 free, the next train starts), then `Probed` with what they measured. Where no pattern changes, nothing has to happen
-between two trains: the next one is ordered while the nodes are busy with one, and nobody reports `Captured`.
+between two trains: the next one is ordered while the nodes work on the present one, and no node reports `Captured`.
 A round is used only if Alice and Bob both have an estimate, taken inside one acknowledged surface state; otherwise it
 is rejected with a reason and counted. Every wait has a deadline.
 The coordinator never sees key bits; in experiment mode it sees CSI and raw bits for the record.
@@ -34,6 +34,7 @@ from testbed.coordinator.events import (
     KeyRefused,
     LinkChanged,
     Note,
+    PauseAsked,
     ProcessEnded,
     Received,
     ResetWorld,
@@ -57,6 +58,7 @@ from testbed.core.gate import printable
 from testbed.core.machine import Deadlines, EventClock, Phases, Story, require
 from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
+from testbed.core.words import counted
 from testbed.net import messages as m
 
 OWN_PAUSE_S = 1.0
@@ -110,20 +112,23 @@ class CoordinatorState(Deadlines):
         self.tally = Tally(story)
         self.blocks = Blocks(lab, experiment, self.roster, self.surface, self.tally, clock, story)
         self._stop_asked = False
-        """The trains under way and what was gathered are finished, and nothing more is begun."""
+        """A stop was asked for: the trains under way end, their rounds are used for a last block, and no further round
+        is begun."""
+        self._is_paused = False
+        """No train is begun; those under way, and a block, are finished. A stop ends a paused run, too."""
         self._unsent: dict[str, m.Probe] = {}
-        """Orders for the train on the air, by node, while the surface has not acknowledged its patterns."""
+        """Orders for the next train, by node, which wait until the surface has acknowledged the train's patterns."""
         self._latch_due_s: dict[int, float] = {}
         """Round of that train → when its pattern latches, on the board's clock."""
         self._key_trouble = ""
-        """What was seen of wrong keys, for the message about nodes that do not join."""
+        """Connections that were refused because of a wrong key, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
         self._is_resumed = past is not None
         if past is not None:
             self._go_on(past)
 
     def _go_on(self, past: Past) -> None:
-        """Begin where a run that died had come to."""
+        """Begin with the state that a run had when its coordinator's process died."""
         self.rounds.next = past.next_round
         self.tally.go_on(past.kept, past.rejected)
         self.timetable.go_on(past.end_s, past.down_s)
@@ -212,6 +217,8 @@ class CoordinatorState(Deadlines):
                 return [] if self.phase == "finishing" else [RunFails(detail)]
             case StopAsked(kind):
                 return self._ask_stop(kind)
+            case PauseAsked(paused):
+                return self._ask_pause(paused)
 
     def _conclude(self, effects: list[Effect]) -> list[Instruction]:
         """Return the instructions among the effects, and the end of the run where an owner finds that it fails."""
@@ -246,10 +253,10 @@ class CoordinatorState(Deadlines):
         return take(self, node, body) if take is not None else []
 
     def _heard_again(self, node: Node, body: Any) -> list[Effect]:
-        """It was given up, but is alive: its process or its network had paused."""
+        """Handle a message of a node that was given up: it is alive, its process or its network had only paused."""
         if self.phase == "finishing" or not isinstance(body, (m.Heartbeat, m.Here)):
             return []
-        # a node that has lost nothing goes on where it was, once its orders reach it again
+        # A node that still holds its measurements continues; the others start with nothing.
         if not node.may_resume:
             return self._admit(node)
         if not isinstance(body, m.Here):
@@ -275,7 +282,7 @@ class CoordinatorState(Deadlines):
         out = self.roster.welcome(node, came_back)
         if self.phase != "joining":
             self.roster.ask(node)
-            if node.role == "alice":  # her sockets are new: the others must find them
+            if node.role == "alice":  # her sockets have new addresses, which the others need
                 self.roster.ask_anew("bob")
                 self.roster.ask_anew("eve")
         return out
@@ -286,10 +293,10 @@ class CoordinatorState(Deadlines):
         return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
 
     def _let_air_catch_up(self, node: Node) -> list[Effect]:
-        """Let virtual time come to the end of the last round that was planned, whether or not it took place.
+        """Advance virtual time to the end of the last planned round, whether or not that round took place.
 
-        A node that comes back reads its clock then. If the reading were wrong by the length of a round, the node would
-        measure every round beside its peer's. No round is under way.
+        A node that comes back reads its clock at that time. If the reading were wrong by the length of a round, the
+        node would listen at the wrong time in every later round. No round is under way at this point.
         """
         is_late = self.phase in ("probing", "distilling") and node.measures
         return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
@@ -318,14 +325,14 @@ class CoordinatorState(Deadlines):
         if timed:
             assert self.timetable.scheduler is not None
             latched_s = self.timetable.scheduler.reference_s(ris.name, body.device_time_s)
-        else:  # its clock is the host's and not the radios': but patterns are ordered between rounds only
+        else:  # its clock is the host's, so this time is inexact; patterns are ordered between rounds only
             latched_s = self.timetable.last_end_s
         expected, exact = self.surface.is_answer(body), timed and self.roster.timed
         self.rounds.take_latch(latched_s, expected=expected, exact=exact)
         return self.surface.acknowledge(body, latched_s)
 
     def _scheduled(self, node: Node, body: m.Scheduled) -> list[Effect]:
-        """The board has the patterns of the train that waits for them: it goes on the air."""
+        """The board has the patterns of the next train: send the orders that waited for that."""
         if not self._unsent or not self.surface.is_answer(body):
             return self.surface.unexpected(body)
         scheduler = self.timetable.scheduler
@@ -340,7 +347,7 @@ class CoordinatorState(Deadlines):
         return out + [Send(n, order) for n, order in orders.items() if self.roster.nodes[n].alive]
 
     def _refuse_patterns(self, reason: Reject) -> list[Effect]:
-        """The pattern that was ordered, or those of a train, will not be held: reject the rounds that wanted it."""
+        """The board will not hold the ordered pattern, or those of a train: reject the rounds that need them."""
         if not self._unsent:
             return self._reject_unprobed(reason)
         self._unsent = {}
@@ -373,7 +380,7 @@ class CoordinatorState(Deadlines):
         return []
 
     def _failed(self, node: Node, body: m.Failed) -> list[Effect]:
-        body = m.Failed(  # a node's own words, which may become the reason why the run ends
+        body = m.Failed(  # the node's text may be printed as the reason why the run ends
             operation=printable(body.operation), state=printable(body.state), detail=printable(body.detail, 1000)
         )
         note = Note(
@@ -408,12 +415,12 @@ class CoordinatorState(Deadlines):
     # -- losses
 
     def _process_ended(self, name: str, detail: str, is_final: bool) -> list[Effect]:
-        """A local process has ended. One that never greeted never will: the run need not wait for it."""
+        """A local process has ended. If it never greeted and is not started again, the run does not wait for it."""
         node = self.roster.nodes.get(name)
         if node is None:  # the simulated air
             return [RunFails(f"{name}: {detail}")] if self.phase != "finishing" else []
         if not is_final and not node.incarnation:
-            return []  # it is started again before it has greeted
+            return []  # it had not greeted yet, and is started again
         if self.phase != "finishing" and not node.incarnation and node.required:
             return [RunFails(f"{name} did not start: {detail}")]
         if self.phase != "finishing" and not node.incarnation and not node.left_out:
@@ -424,7 +431,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _lose(self, node: Node, why: str) -> list[Effect]:
-        """Go on without a node that is alive no more; what only it held is lost with it."""
+        """Go on without a node that is no longer alive; the measurements that it held are lost."""
         if not node.alive and not node.is_missing:
             return []
         out = self.roster.lose(node, why)
@@ -435,13 +442,13 @@ class CoordinatorState(Deadlines):
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
         if node.required and node.measures and self.tally.pending:
-            # its share of the undistilled rounds died with it: no key comes of them, but the record keeps them
+            # Its measurements of the rounds that no block has used are lost: no key can be made of these rounds.
             out.append(Note("rounds_lost", {"node": node.name, "rounds": self.tally.pending}))
             out += self.tally.withdraw(Reject.MEASURED)
         return out
 
     def _miss(self, node: Node) -> list[Effect]:
-        """A node is silent. Data that only it has are given up only after the time it has to answer again."""
+        """A node is silent. Its measurements are given up only when its time to answer again is over."""
         why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
         if not (node.required and node.measures and node.ready):
             return self._lose(node, why)
@@ -450,7 +457,7 @@ class CoordinatorState(Deadlines):
         return out
 
     def _withdraw(self, why: str) -> list[Effect]:
-        """Take back the rounds since the surface was last known to hold its pattern; it is ordered again."""
+        """Reject the rounds since the surface was last known to hold its pattern, and order the pattern again."""
         suspects = self.surface.withdraw()
         which = [suspects[0], suspects[-1]]
         out: list[Effect] = [Note("surface_lost", {"rounds": which, "detail": why})]
@@ -458,7 +465,7 @@ class CoordinatorState(Deadlines):
         for r in self.rounds.under_way:
             if r.number in suspects:
                 r.reject(Reject.SURFACE_CHANGED)
-        if self.surface.is_search:  # what the search has learnt from these rounds cannot be taken back
+        if self.surface.is_search:  # the search has already used these rounds
             out.append(RunFails(f"rounds {which[0]} to {which[1]} were measured under an unknown pattern: {why}"))
         return out
 
@@ -537,7 +544,7 @@ class CoordinatorState(Deadlines):
         self._phases.enter("configuring")
         self.set_deadline(_PHASE, self.roster.ready_within_s)
         self.roster.settle_timing()
-        # a board that cannot time its latch must not receive a pattern while a round may still be captured
+        # A board that cannot time its latch must not get a pattern while a round is on the air.
         self.rounds.ahead = self.rounds.ahead and all(hello.timed for hello in self.roster.greetings())
         self.timetable.begin(self.roster)
         misfit = self.roster.misfit()
@@ -551,8 +558,8 @@ class CoordinatorState(Deadlines):
         return out + self.roster.beams_note()
 
     def _a_node_can_be_configured(self) -> bool:
-        """In virtual time a node takes part in the air from then on: a round under way would wait for it, and where
-        its clock stands is known between rounds only."""
+        """In virtual time only between rounds: from then on the air waits for the node's samples, a round under way
+        would stand still, and the node's clock reading is known exactly only while no round is under way."""
         return self.roster.someone_must_be_configured and not (self.virtual and self.rounds.under_way)
 
     def _configure(self) -> list[Effect]:
@@ -604,7 +611,7 @@ class CoordinatorState(Deadlines):
 
     @property
     def _is_done(self) -> bool:
-        """No further round is begun."""
+        """Whether no further round will be begun."""
         return self.rounds.next >= self.experiment.rounds or self._stop_asked or self.surface.search_is_done
 
     @property
@@ -612,14 +619,15 @@ class CoordinatorState(Deadlines):
         return self.blocks.is_filled and not self.surface.is_search
 
     def _rounds_pause(self) -> bool:
-        """No round is begun before what was measured is used; True once nothing is under way any more."""
+        """Whether no round is under way, and none may begin before the measured ones are used."""
         return (self._is_done or self._block_is_filled) and not self.rounds.settling
 
     def _rounds_must_be_confirmed(self) -> bool:
         return self._rounds_pause() and self.surface.must_be_read_back_before_use
 
     def _read_surface_back(self) -> list[Effect]:
-        """Have the pattern read back that the rounds since the last look count on; none of them is on the air."""
+        """Have the pattern read back under which the rounds since the last reading were measured; none of them is on
+        the air."""
         orders = self.surface.read_back(self.rounds.next)
         return self._withdraw("the board's node is lost") if orders is None else orders
 
@@ -637,10 +645,10 @@ class CoordinatorState(Deadlines):
 
     def _end_as_planned(self) -> list[Effect]:
         if self._stop_asked:
-            return [*self._finish("stopped", f"{self.probed} rounds", "stop")]
+            return [*self._finish("stopped", counted(self.probed, "round"), "stop")]
         if self.kept == 0:
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
-        return [*self._finish("finished", f"{self.probed} rounds", "stop")]
+        return [*self._finish("finished", counted(self.probed, "round"), "stop")]
 
     def _clocks_must_be_compared(self) -> bool:
         alice = self.roster.by_role("alice")
@@ -654,7 +662,7 @@ class CoordinatorState(Deadlines):
         return None if self.rounds.under_way else self.roster.compare(alice)
 
     def _a_train_can_start(self) -> bool:
-        if self._is_done or self._block_is_filled:
+        if self._is_done or self._block_is_filled or self._is_paused:
             return False
         if not self.rounds.has_room or self.surface.awaits_acknowledgement:
             return False
@@ -664,7 +672,8 @@ class CoordinatorState(Deadlines):
             return False
         if not self._may_be_planned:
             return False
-        # on the wall clock a wide window is better planned after what the train under way will tell of the clocks
+        # On the wall clock a wide window becomes narrower if it is planned once the train under way has corrected the
+        # clocks.
         if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self._not_before_s()):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
@@ -675,14 +684,15 @@ class CoordinatorState(Deadlines):
         return self.rounds.are_closed(self.timetable.learned_until(self.rounds.next))
 
     def _begin_train(self) -> list[Effect] | None:
-        """Order the next train, or what the surface needs first; None where that has to wait for rounds under way."""
+        """Order the next train, or what the surface needs before it; None where the surface must wait for rounds under
+        way."""
         first = self._prepare_surface()
         return self._order_train() if first == [] else first
 
     def _prepare_surface(self) -> list[Effect] | None:
-        """Order the next pattern where one is due; [] where the surface holds what this round wants.
+        """Order the next pattern where one is due; [] where the surface holds the pattern that this round needs.
 
-        None while rounds under the present pattern are on the air that is to be read back first.
+        None where the present pattern must be read back first and rounds under it are still under way.
         """
         surface = self.surface
         if surface.policy is None:
@@ -697,7 +707,7 @@ class CoordinatorState(Deadlines):
         return [] if surface.held is not None else surface.order(self.rounds.next)
 
     def _order_train(self) -> list[Effect]:
-        """Plan rounds until something speaks against one more, and order them together."""
+        """Plan as many rounds as may form one train, and order them together."""
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         self._latch_due_s.clear()
@@ -721,7 +731,7 @@ class CoordinatorState(Deadlines):
         return self.surface.schedule(self._latch_due_s)
 
     def _room_for_train(self) -> int:
-        """Return how many rounds the next train may have, whatever their windows."""
+        """Return the largest length of the next train, without regard to the widths of the windows."""
         if not self.roster.timed:
             return 1
         left = self.experiment.rounds - self.rounds.next
@@ -729,22 +739,23 @@ class CoordinatorState(Deadlines):
         return min(self.timetable.train, left, block, self.surface.room_for_train)
 
     def _may_follow(self, first: Round) -> bool:
-        """Return whether one more round may join a train: a sounding is alone, and every window must be known."""
+        """Return whether one more round may join a train: a sounding is alone in its train, and the windows of every
+        other round must be known."""
         if first.sounding or self._is_sounding(self.rounds.next) or not self._may_be_planned:
             return False
         return self.timetable.may_follow(self._not_before_s())
 
     def _not_before_s(self) -> float:
-        """Return the earliest start of the next round by what the surface needs before it."""
+        """Return the earliest start of the next round that leaves the surface time to change."""
         ris = self.roster.by_role("ris")
         if ris is None or ris.hello is None or not self.surface.is_scheduled:
             return self.surface.not_before_s
         return self.timetable.not_before_latch(not self.rounds.on_air, ris.hello.latency_s)
 
     def _wait_for_train(self) -> None:
-        """Wait for the answers of the train on the air, once it is over."""
+        """Set the deadline for the answers of the train on the air."""
         left_s = 0.0 if self.virtual else self.rounds.on_air[-1].end_s - self.timetable.now_s
-        # while its patterns are not acknowledged, that is what has a limit
+        # The surface must first acknowledge the patterns, which has a deadline of its own.
         patience_s = self._timeout_s * (2 if self._unsent or self.surface.is_scheduled else 1)
         self.rounds.wait_for_train(patience_s + left_s)
 
@@ -774,7 +785,7 @@ class CoordinatorState(Deadlines):
         return r
 
     def _reject_unprobed(self, reason: Reject) -> list[Effect]:
-        """Count the round that could not even start."""
+        """Count the next round as rejected although it could not start."""
         number = self.rounds.next_number()
         self.tally.drop(number, reason.value)
         self.surface.observe_unprobed(number)
@@ -801,6 +812,12 @@ class CoordinatorState(Deadlines):
             return [note]
         return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
 
+    def _ask_pause(self, paused: bool) -> list[Effect]:
+        if paused == self._is_paused or self.phase == "finishing":
+            return []
+        self._is_paused = paused
+        return [Note("paused" if paused else "unpaused", {"round": self.rounds.next})]
+
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
         """Drop what is under way, order all nodes to finish, and wait until they have stopped."""
         out: list[Any] = []
@@ -812,7 +829,7 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        # what fails while a failed run stops follows from the first failure, which is the one to name
+        # Further failures while a failed run stops are consequences of the first one, which is the one to report.
         if self._outcome is None or self._outcome.status != "failed":
             self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
@@ -847,7 +864,7 @@ class CoordinatorState(Deadlines):
         if under_way and phase != "probing":
             yield f"{under_way} rounds are under way in phase {phase}"
         if self._unsent and not (self.surface.awaits_acknowledgement and self.rounds.on_air):
-            yield "a train waits for patterns that nobody will acknowledge"
+            yield "a train waits for patterns whose acknowledgement is not awaited"
         if phase in ("configuring", "finishing") and not self.has_deadline(_PHASE):
             yield f"phase {phase} may last without limit"
         if (self._outcome is not None) != (phase in ("finishing", "over")):
@@ -896,7 +913,8 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
     ),
     "finishing": (Rule(_S._everybody_has_stopped, _S._end),),
 }
-"""Phase → what is done in it after every event, again and again until nothing more can be: the first row that holds."""
+"""Phase → its rules. After every event, the first rule that holds is carried out, again and again until the state
+machine has to wait."""
 
 _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]] = {
     m.Configured: _S._configured,
@@ -915,7 +933,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Failed: _S._failed,
     m.Stopped: _S._stopped,
 }
-"""Message → who takes it; others (heartbeats) are nothing but a sign of life."""
+"""Message → the method that handles it; other messages (heartbeats) only show that their sender is alive."""
 
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
@@ -927,7 +945,7 @@ _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effe
     "run": _S._node_failed,
     "authenticate": _S._node_failed,
 }
-"""Operation that failed at a node → what follows; every other one is a part in a round or a block."""
+"""Operation that failed at a node → the method that handles it; every other operation is part of a round or a block."""
 
 _ON_TICK: tuple[Callable[[CoordinatorState], list[Effect]], ...] = (
     _S._look_for_silence,

@@ -22,7 +22,7 @@ class _Do:
 
 @dataclass(slots=True)
 class Steps:
-    """The steps of one round, and its progress."""
+    """The steps of one round, and which of them is the present one."""
 
     number: int
     """Number of the round."""

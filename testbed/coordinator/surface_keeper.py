@@ -6,9 +6,9 @@
 
 A pattern that is held over many rounds is read back from time to time, and always before the rounds under it are used:
 boards restart without reporting it. Until then those rounds are unconfirmed and may have to be withdrawn.
-Everything here compares names of surface states and never looks into them: where the surface's node draws a secret
-pattern and acknowledges an opaque number, that number takes the digest's place in `ordered`, `held` and
-`acknowledged`, and `order` sends "the next one" instead of levels. All rounds of a train are `count`ed on one state.
+States of the surface are only compared by name here. Where the surface's node draws secret patterns, it acknowledges
+opaque numbers: such a number takes the place of the digest, and an order asks for the next pattern instead of stating
+levels. All rounds of a train are `count`ed under one state.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_FAILURES = 3
 SURFACE_SETTLE_S = 10e-6
 """Time between a pattern's latch and the first probe under it."""
 _SCHEDULE_BYTES = 1 << 22
-"""Most levels of the patterns of one train, which are one message."""
+"""Largest number of levels in all patterns of one train, which are sent in one message."""
 SURFACE_CHECK_ROUNDS = 50
 """A pattern that is held is read back after this many rounds, and before the rounds are used."""
 
@@ -45,7 +45,7 @@ _READING = "the surface's pattern, read back"
 
 
 class SurfaceKeeper(Deadlines):
-    """Asks the policy for patterns, orders them, and knows until which round the surface is sure to have held them."""
+    """Asks the policy for patterns, orders them, and knows up to which round the surface certainly held them."""
 
     def __init__(
         self, experiment: Experiment, roster: Roster, operation_timeout_s: float, clock: EventClock, story: Story
@@ -69,15 +69,15 @@ class SurfaceKeeper(Deadlines):
         self._order_round: int | None = None
         """Round of the order that is to be acknowledged."""
         self._reading_round: int | None = None
-        """Round of the order to read the pattern back that is to be answered."""
+        """Round of the order to read the pattern back that awaits its answer."""
         self._failures = 0
         """Orders in a row that were refused or left unanswered."""
         self._asked_round = -1
         """Round for which the policy was asked last."""
         self.is_secret = plan.policy != "none" and plan.is_secret
-        """The surface's node draws the patterns; here they are opaque numbers."""
+        """Whether the surface's node draws the patterns; here they are opaque numbers."""
         self._group: int | None = None
-        """Number of the group of rounds that hold the present secret pattern."""
+        """Number of the group of rounds that are measured under the present secret pattern."""
         self._in_round: dict[int, str] = {}
         """Round → name of the state that it was ordered under, until its block is distilled."""
         self._scheduled: dict[int, SurfacePattern] = {}
@@ -85,15 +85,15 @@ class SurfaceKeeper(Deadlines):
         self._numbers: dict[str, int] = {}
         """Name of a state → its opaque number."""
         self._patterns: dict[str, SurfacePattern] = {}
-        """Public patterns by name, as long as there are rounds under them that are not distilled."""
+        """Public patterns by name, as long as rounds under them wait to be distilled."""
         self._observed: list[tuple[int, dict[str, C64]]] = []
-        """Of a run that is resumed: what its policy had seen, until it is asked for the next pattern."""
+        """In a resumed run: the rounds that its policy had observed, until the policy is asked for the next pattern."""
 
     def go_on(
         self, states: dict[int, str], patterns: dict[str, SurfacePattern], observed: list[tuple[int, dict[str, C64]]]
     ) -> None:
-        """Continue a run that is resumed: name of the state by round, public patterns by name, and what was measured
-        in every round where the policy learns from that.
+        """Continue a run that is resumed. `states`: name of the surface's state by round; `patterns`: public patterns
+        by name; `observed`: the measurements of every round, where the policy learns from them.
         """
         self._in_round = dict(states)
         self._patterns = {name: patterns[name] for name in set(states.values()) if name in patterns}
@@ -113,7 +113,7 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def is_search(self) -> bool:
-        """Whether the run is made for the policy's search: it ends with it, and no key is distilled."""
+        """Whether the run serves only the policy's search: it ends when the search does, and makes no key."""
         return self.policy is not None and self.policy.search_only
 
     @property
@@ -121,7 +121,7 @@ class SurfaceKeeper(Deadlines):
         return self.policy is not None and self.policy.search_only and self.policy.done
 
     def observe(self, number: int, links: dict[str, C64]) -> None:
-        """Pass the measurements of a round to a policy that watches; nothing where the round was rejected."""
+        """Pass the measurements of a round to a policy that learns from them; `links` is empty for a rejected round."""
         if self.policy is not None and self.policy.watches:
             self.policy.observe(number, links)
 
@@ -131,7 +131,7 @@ class SurfaceKeeper(Deadlines):
             self.policy.observe(number, {})
 
     def choose(self, number: int) -> str | None:
-        """Ask the policy, once a round, for the surface's pattern; returns why there can be none, or None."""
+        """Ask the policy, once a round, for the surface's pattern. Returns None, or why the policy gives none."""
         policy, ris = self.policy, self._roster.by_role("ris")
         assert policy is not None
         assert ris is not None
@@ -153,14 +153,14 @@ class SurfaceKeeper(Deadlines):
         return None
 
     def _live_through_the_past(self, policy: SurfacePolicy) -> None:
-        """Bring a policy that learns from the rounds to where it was: the same observations give the same choices."""
+        """Repeat the earlier choices and observations of a policy that learns, so that it continues where it was."""
         for number, links in self._observed:
             policy.pattern_for(number)
             policy.observe(number, links)
         self._observed = []
 
     def _begin_policy(self, policy: SurfacePolicy, ris: Node) -> None:
-        """Tell the policy of scene and board, once; raises InputError where it cannot serve them."""
+        """Pass scene and board to the policy, once; raises InputError where it cannot serve them."""
         if ris.hello is None or ris.hello.surface_shape is None:
             raise InputError(f"{ris.name}: this node's greeting does not describe its surface")
         if self._asked_round < 0:
@@ -212,7 +212,7 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         self._story.add("patterns acknowledged", rounds=[x.round for x in body.patterns])
         out: list[Effect] = []
-        recorded = self.is_secret and self._experiment.mode == "experiment"  # whatever a node sends
+        recorded = self.is_secret and self._experiment.mode == "experiment"  # not in private mode, even if it is sent
         for x in body.patterns:
             self.unconfirmed.append(x.round)
             self._in_round[x.round] = x.digest
@@ -225,7 +225,7 @@ class SurfaceKeeper(Deadlines):
         return out
 
     def is_right(self, number: int, digest: str) -> bool:
-        """Return whether what a board will latch for a round is what was ordered, as far as that is known here."""
+        """Return whether a board will latch the ordered pattern in a round; a secret pattern cannot be checked here."""
         return number not in self._scheduled or self._scheduled[number].digest == digest
 
     # -- orders and acknowledgements
@@ -259,7 +259,7 @@ class SurfaceKeeper(Deadlines):
             return None
         known = [name for name in names if name is not None]
         own = set(rounds)
-        # rounds of a training or of a failed block: what was published of them matters if a state recurs
+        # Rounds of a training or of a failed block count, too: what was published of them helps Eve if a state recurs.
         others = {r: name for r, name in sorted(self._in_round.items()) if r <= rounds[-1] and r not in own}
         states, other_states = self._numbered(known), self._numbered(others.values())
         levels = None
@@ -316,7 +316,7 @@ class SurfaceKeeper(Deadlines):
     def is_answer(self, body: m.Applied | m.Scheduled) -> bool:
         """Return whether an acknowledgement is the awaited one.
 
-        The answer to an order that was given up shows that the outputs hold another pattern than was assumed.
+        An answer to an order that was given up means that the outputs hold another pattern than was assumed.
         """
         return self._order_round is not None and body.round == self._order_round
 
@@ -329,7 +329,7 @@ class SurfaceKeeper(Deadlines):
         self._failures = 0
         self.held, self._latched_s, self._acknowledged = body.digest, latched_s, body.digest
         self._story.add("pattern acknowledged", round=body.round, pattern=body.digest)
-        # also if a node sends levels in private mode
+        # In private mode the levels are not recorded, even if a node sends them.
         recorded = self.is_secret and self._experiment.mode == "experiment"
         if body.levels is None or not recorded or len(body.levels) != body.shape[0] * body.shape[1]:
             return []
@@ -364,15 +364,15 @@ class SurfaceKeeper(Deadlines):
 
     @property
     def must_be_read_back(self) -> bool:
-        """Whether so many rounds depend on the pattern that it is read back before the next one, or before it changes.
+        """Whether the pattern must be read back now, because many rounds depend on it or because it is to change.
 
-        A pattern that serves one round was acknowledged just before: only those that are held are read back.
+        A pattern that is used in one round only was acknowledged just before that round and is not read back.
         """
         return len(self.unconfirmed) >= (SURFACE_CHECK_ROUNDS if self.held is not None else 2)
 
     @property
     def room_for_train(self) -> int:
-        """How many rounds may be ordered at once under what the surface holds."""
+        """How many rounds may be ordered at once under the present state of the surface."""
         if self.policy is None:
             return MAX_TRAIN
         ris = self._roster.by_role("ris")
@@ -412,7 +412,7 @@ class SurfaceKeeper(Deadlines):
         return True
 
     def withdraw(self) -> list[int]:
-        """Doubt everything since the surface was last known to hold its pattern: returns those rounds, ascending.
+        """Return the rounds since the surface was last known to hold its pattern, ascending: they are not confirmed.
 
         The pattern is ordered again before the next round.
         """

@@ -12,7 +12,7 @@ from testbed.core.errors import Reject
 from testbed.core.machine import Story
 
 MAX_REFUSED = 20
-"""Trains in a row without a usable device or answer after which the run ends, because going on is of no use."""
+"""Number of trains in a row in which a device failed or a node did not answer, after which the run ends."""
 
 
 class Tally:
@@ -27,7 +27,7 @@ class Tally:
         self.refused_in_a_row = 0
         """Rounds in a row without a usable device or answer."""
         self._refused_trains: set[int] = set()
-        """The trains that these are of."""
+        """The first rounds of the trains to which these rounds belong."""
         self._pool: dict[int, RoundOver] = {}
         """Kept rounds that no block has used, by number, and what was recorded of them, without their links."""
 
@@ -71,7 +71,8 @@ class Tally:
         self._story.add("dropped", round=number, reason=reason)
 
     def withdraw(self, reason: Reject, numbers: Iterable[int] | None = None) -> list[RoundOver]:
-        """Reject rounds of the pool after all: these, or all. Returns the records that replace the earlier ones."""
+        """Reject kept rounds of the pool: those of `numbers`, or all. Returns the records that replace the earlier
+        ones."""
         suspects = None if numbers is None else set(numbers)
         out = []
         for number in [n for n in self._pool if suspects is None or n in suspects]:

@@ -1,7 +1,7 @@
-"""Times of the rounds on the reference timeline, and the nodes' clock readings at these times. Pure.
+"""The times of the rounds on the reference timeline, and the nodes' clock readings at these times. Pure.
 
-Gives the `Scheduler` what it needs of a run: the origin of the timeline, the end of the last round, and the corrections
-of the clocks that follow from the receivers' reports.
+It gives the `Scheduler` what it needs to know about a run: the origin of the timeline, the end of the last round, and
+the corrections of the clocks that follow from the receivers' reports.
 """
 
 from __future__ import annotations
@@ -29,27 +29,29 @@ set."""
 READING_UNCERTAINTY_S = 1e-3
 """Largest error of a clock that was read over the network, in addition to half of the round trip."""
 BOARD_DOUBT_S = 150e-6
-"""The same of a board's, which is read with every train: two crystals 88 ppm apart take 70 µs in the longest one."""
+"""The same for a board's clock, which is read once a train: within the longest train, two crystals 88 ppm apart drift
+apart by 70 µs."""
 _SPREADS = 6.0
 """A receiver's window is longer on both sides by at least this many standard deviations of the arrival times."""
 ORDERED_AHEAD_S = 1.0
-"""Longest time before its first sample at which a round is ordered on the wall clock: a node that waits for a round
+"""On the wall clock, a round is ordered no earlier than this before its first sample: a node that waits for a round
 handles no other message."""
 MOST_SAMPLES = 4_000_000
-"""Most samples of one window, over all antennas, however uncertain the clocks are: drivers and air accept no more."""
+"""Largest number of samples of one window, over all antennas: drivers and the simulated air accept no more."""
 WALL_LEAD_S = 0.03
-"""On the wall clock, how long before its first sample a train is ordered at least, so that it reaches the nodes …"""
+"""On the wall clock, a train is ordered at least this long before its first sample, so that it reaches the nodes."""
 FIRST_LEAD_S = 0.12
-"""… at first, when much happens for the first time in every process …"""
+"""The same time at the start of a run, when every process does much for the first time and is slower."""
 LONGEST_LEAD_S = 0.25
-"""… and at most: a train that was late doubles it, each one that was not brings it down."""
+"""Upper limit of that time: a late train doubles it, and every train that is not late shortens it a little."""
 _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
 SUITED_TRAIN = 64
-"""Rounds of a train in virtual time where the experiment leaves it open: what one costs beside its rounds is shared."""
+"""Number of rounds of a train in virtual time where the experiment states none; all of them share the train's cost."""
 SUITED_TRAIN_S = 0.128
-"""Of a train on the wall clock: while one is on the air, the next one is ordered and the last one is estimated."""
+"""Duration of a train on the wall clock where the experiment states no number of rounds: while one train is on the air,
+the next one is ordered and the last one is estimated."""
 _FIRST_LAG = 2
-"""In virtual time the first rounds are planned from what was learned up to the one before the previous one."""
+"""In virtual time, round number n among the first is planned from the reports of the rounds up to n − 2."""
 
 
 class Timetable:
@@ -71,23 +73,24 @@ class Timetable:
         self.last_end_s = 0.0
         """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
         self._resumed_s = 0.0
-        """Where the timeline goes on, of a run that is resumed."""
+        """Time at which the timeline of a resumed run continues."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
         self._board_asked_s = 0.0
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
-        """How far off the board's clock may be by its latest reading."""
+        """Largest error of the board's clock by its latest reading."""
         self._latch_from_s = 0.0
         self._most: float = MAX_TRAIN
-        """Rounds that a train may have by what was late."""
+        """Largest number of rounds of a train, reduced while trains are late."""
         self._heeded = 0
-        """First round that was ordered after the last lateness was known."""
+        """First round that was ordered after the last late transmission was reported."""
         self._lag = 2 * longest_train(experiment.probing.interval_s)
         self.snr_db = math.nan
-        """Mean over the links of the last round that the clocks were corrected from."""
+        """Mean SNR over the links of the round from which the clocks were corrected last."""
 
     def go_on(self, end_s: float, down_s: float) -> None:
-        """Continue the timeline of a run whose last round ended at `end_s`, `down_s` ago; virtual time stood still."""
+        """Continue the timeline of a run whose last round ended at `end_s`, and which was not driven for `down_s`; in
+        virtual time, no time has passed meanwhile."""
         self.last_end_s = self._resumed_s = end_s + (0.0 if self.virtual else down_s)
 
     def begin(self, roster: Roster) -> None:
@@ -108,13 +111,13 @@ class Timetable:
         )  # fmt: skip
 
     def fix_origin(self) -> float:
-        """Return the origin of the reference timeline on the coordinator's clock; the first call decides it: now."""
+        """Return the origin of the reference timeline on the coordinator's clock; the first call sets it to now."""
         if self._epoch_s is None:
             self._epoch_s = self._clock.now_s - self._resumed_s
         return self._epoch_s
 
     def synchronise(self, node: Node, device_time_s: float) -> bool:
-        """Take a reading of a node's clock; False where the reading comes before any could have been asked for."""
+        """Take a reading of a node's clock; False where no reading was requested."""
         if self.scheduler is None:
             return False
         part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
@@ -171,7 +174,7 @@ class Timetable:
 
     @property
     def train(self) -> int:
-        """How many rounds a train has where nothing speaks against it."""
+        """Number of rounds of a train, unless blocks, the surface or the windows demand a shorter one."""
         probing = self._experiment.probing
         suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
         return min(probing.train or suited, longest_train(probing.interval_s), int(self._most))
@@ -179,40 +182,43 @@ class Timetable:
     def learned_until(self, number: int) -> float:
         """Return the last round whose reports may count for the plan of round `number`.
 
-        On the wall clock that is whatever is known. In virtual time it depends on the number alone, and neither on
-        which results happen to be in nor on how many rounds are ordered together: two runs of one seed, and trains of
-        any length, have the same windows. The lag begins short, as long as little is known of the clocks.
+        On the wall clock all reports count. In virtual time the limit depends on the round's number alone, not on the
+        reports that have arrived and not on the number of rounds in a train: two runs of one seed, and trains of any
+        length, have the same windows. The lag is short in the first rounds, while little is known of the clocks.
         """
         return number - min(_FIRST_LAG + number // 2, self._lag) if self.virtual else math.inf
 
     def may_follow(self, not_before_s: float) -> bool:
-        """Return whether the next round's windows allow that it belongs to the train of the one before."""
+        """Return whether the next round's windows are narrow enough for it to join the train of the one before."""
         assert self.scheduler is not None
         return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
 
     def ask_board(self) -> None:
-        """A train is planned whose patterns the board will acknowledge, with a reading of its clock."""
+        """Take note of the time at which a train's patterns are ordered: the answer contains a clock reading."""
         quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
         self._board_asked_s = max(0.0, self.last_end_s - quiet_s) if self.virtual else self.now_s
 
     def read_board(self, name: str, device_time_s: float) -> None:
-        """Take the board's reading. In virtual time no time has passed since the last window was over."""
+        """Take a reading of the board's clock. In virtual time, no time has passed since the end of the last window."""
         assert self.scheduler is not None
         half_trip_s = 0.0 if self.virtual else (self.now_s - self._board_asked_s) / 2
         self.scheduler.set_base(name, device_time_s, self._board_asked_s + half_trip_s)
         self._board_doubt_s = half_trip_s + BOARD_DOUBT_S
 
     def not_before_latch(self, is_first: bool, latency_s: float) -> float:
-        """Return how early a round may begin before which a pattern latches by the board's clock.
+        """Return the earliest start of a round whose pattern latches, by the board's clock, before the round begins.
 
-        In virtual time every round leaves room for the board's latency, which only the first of a train needs, so that
-        trains of any length have the same times.
+        Only the first round of a train needs to leave time for the board's latency. In virtual time every round does,
+        so that trains of any length have the same times.
         """
-        self._latch_from_s = self.last_end_s + (latency_s if is_first or self.virtual else 0.0)
+        # on the wall clock the last round may be long over, after a block or a pause
+        since_s = max(self.last_end_s, self.now_s)
+        self._latch_from_s = since_s + (latency_s if is_first or self.virtual else 0.0)
         return self._latch_from_s + 2 * self._board_doubt_s
 
     def latch_s(self, start_s: float) -> float:
-        """Return when the pattern of the round that was planned last latches, as far from its neighbours as can be."""
+        """Return when the pattern of the round that was planned last latches: halfway between the round before and this
+        one."""
         return (self._latch_from_s + start_s) / 2
 
     def plan(self, not_before_s: float) -> tuple[float, float]:
@@ -223,8 +229,7 @@ class Timetable:
         return start_s, end_s
 
     def correct_clocks(self, r: Round) -> None:
-        """Correct the clocks by the arrival times of a closed round; a missed frame may mean that a clock is far
-        off."""
+        """Correct the clocks by the arrival times of a closed round. A missed frame makes a clock's error larger."""
         snrs_db = []
         for name, result in r.results.items():
             for link in result.links:
@@ -236,9 +241,10 @@ class Timetable:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
     def heed_lateness(self, r: Round, ordered: int) -> None:
-        """On the wall clock, order rounds earlier and fewer at once where one was late; undo it while none is.
+        """On the wall clock, after a late round, order trains earlier and make them shorter; undo that step by step
+        while none is late.
 
-        `ordered`: number of the next round; what was ordered before this was known says nothing more.
+        `ordered`: number of the next round. Rounds before it were ordered before the change and are not judged.
         """
         if self.virtual or self.scheduler is None or r.number < self._heeded:
             return

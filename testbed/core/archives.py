@@ -21,11 +21,11 @@ from testbed.core.whole import require_regular
 
 MAX_MEMBERS = 4096
 MAX_RATIO = 200
-"""Largest compression ratio that is accepted: measured or learnt numbers do not compress to a two-hundredth."""
+"""Largest accepted compression ratio; measured or trained numbers compress far less."""
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 1 << 16
 _MIN_BYTES = 1 << 20
-"""Archives up to this size may compress further, since small ones may hold constants."""
+"""Size up to which archives may have a larger ratio, because small ones may contain constants only."""
 
 
 def read_npz(
@@ -73,7 +73,7 @@ def _check(every: list[zipfile.ZipInfo], members: list[zipfile.ZipInfo], size: i
         raise ValueError(f"{len(every)} members, accepted up to {MAX_MEMBERS}")
     names = [i.filename for i in every]
     if len(set(names)) < len(names):
-        raise ValueError("two members of one name")
+        raise ValueError("two members have the same name")
     total = sum(i.file_size for i in members)
     if total > most_bytes:
         raise ValueError(f"its arrays take {total} bytes, accepted up to {most_bytes}")

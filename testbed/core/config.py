@@ -51,8 +51,9 @@ class ProbingPlan(Table):
     interval_s: Wait = 0.05
     """Least time from the start of one round to the start of the next."""
     train: Annotated[int, Meta(ge=0, le=MAX_TRAIN)] = 0
-    """How many rounds are ordered, captured and reported together, at most 0.8 s of them; 0: as many as suit the
-    interval. Radios that cannot time their samples and surfaces that change every round have trains of one."""
+    """Number of rounds that are ordered, captured and reported together, at most 0.8 s of them; 0: a number that suits
+    the interval. With radios that cannot time their samples, or a surface that changes every round and latches no
+    patterns by time, every train has one round."""
     turnaround_s: Delay = 100e-6
     """Time between the two slots of a round, in addition to what the radios need."""
     guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6
@@ -124,7 +125,7 @@ class Uma(Table):
 
 
 class Scene(Table):
-    """Geometry. A simulated lab simulates it; for a real lab it documents the bench, and surface designs start from
+    """Geometry. A simulated lab simulates it; for a real lab it documents the set-up, and surface designs start from
     it."""
 
     alice: PlacedNode
@@ -132,10 +133,10 @@ class Scene(Table):
     eve: PlacedNode | None = None
     surface: PlacedSurface | None = None
     attacker: Attacker | None = None
-    """Part of the simulated scene only; no radio, board or coordinator knows of it."""
+    """An adversary's surface in the simulated scene; no radio, board or coordinator knows of it."""
     multipath: Multipath = field(default_factory=Multipath)
     uma: Uma | None = None
-    """Used in place of multipath."""
+    """3GPP scatterers, in place of `multipath`."""
 
 
 class SurfacePlan(Table):
@@ -162,7 +163,7 @@ class BeamPlan(Table):
     beam."""
     options: Options = field(default_factory=dict)
     sound_every: Annotated[int, Meta(ge=2)] = 10
-    """Every so many rounds, from the first one on, a round is a sounding of all antennas, and no key is made of it."""
+    """Every this many rounds, beginning with the first, one round is a sounding of all antennas, which makes no key."""
 
 
 class ChainPlan(Table):
@@ -180,7 +181,8 @@ class Training(Table):
     """The rounds that train an enhancer. Bob's CSI of them is published, so no key is made of them."""
 
     rounds: Annotated[int, Meta(ge=0)] = 0
-    """Number of kept rounds at the beginning of the run; where the training fails, the next rounds are tried."""
+    """Number of kept rounds at the beginning of the run that train the enhancer; if the training fails, the next rounds
+    are used for another attempt."""
     guard_rounds: Annotated[int, Meta(ge=0)] = 20
     """Number of kept rounds after the training that are discarded, because they are correlated with the published ones.
 
@@ -204,9 +206,9 @@ class Accounting(Table):
     """In place of a correlation: her least distance from either end, in scattering from all sides."""
     assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1
     entropy: Literal["estimated", "modelled"] = "estimated"
-    """estimated: −log2 of the share of labels that the best Eve of the portfolio guesses, at its confidence limit.
-    modelled: from the log-loss of her predictions; assumes that labels are independent given what she knows. It gives
-    more bits, and for long blocks only. The report says which was used."""
+    """estimated: −log2 of the confidence limit of the share of labels that the best Eve of the portfolio guesses.
+    modelled: from the log-loss of her predictions, assuming that labels are independent given what she knows; it gives
+    more bits, but only for long blocks. The report states which rule was used."""
 
     def __post_init__(self) -> None:
         if self.assumed_eve_correlation is not None and self.assumed_eve_distance_wavelengths is not None:
@@ -228,51 +230,53 @@ Outage = Annotated[float, Meta(gt=0, le=600)]
 
 
 class Faults(Table):
-    """Faults that `testbed run` makes on purpose while the run goes on: a rehearsal of bad networks and dying
-    processes. Drawn from a seed: the same faults in the same rounds. Those of radios and boards are options of their
-    emulators, in the lab's [world.emulators].
+    """Faults of networks and processes that `testbed run` injects on purpose. They are drawn from a seed, so that a
+    repetition has the same faults in the same rounds. Faults of radios and boards are options of their emulators, in
+    the lab's [world.emulators].
     """
 
     seed: Annotated[int, Meta(ge=0, le=2**62)] | None = None
-    """Instead of the experiment's."""
+    """Seed of the faults; default: the experiment's."""
     nodes: list[str] = field(default_factory=list)
-    """Names of the nodes that it happens to, all of them local; none named: every local one that takes part."""
+    """Names of the nodes that have faults, all of them local; if none is named, every local node that takes part."""
     links: Annotated[list[Literal["control", "discussion", "air"]], Meta(min_length=1)] = field(
         default_factory=lambda: ["control"]
     )
-    """Which of a node's connections: control to the coordinator, discussion from Bob to Alice, air to the simulated
-    air. A break of the discussion costs the block under way, one of the air a round or the node's device."""
+    """Which of a node's connections have faults. control: to the coordinator; discussion: from Bob to Alice; air: to
+    the simulated air. If the discussion breaks, the block under way fails; if the air breaks, a round or the device is
+    lost.
+    """
     delay_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
-    """Every message arrives so much later."""
+    """Delay of every message."""
     jitter_s: Annotated[float, Meta(ge=0, le=10)] = 0.0
-    """And up to so much later again, at random; the order stays."""
+    """Largest additional random delay; the order of messages is kept."""
     loss: Share = 0.0
-    """Share of messages that are lost while the connection stands (not on the air, whose messages have parts)."""
+    """Share of messages that are lost without a break of the connection (not on the air, whose messages have parts)."""
     duplication: Share = 0.0
-    """Share of messages that arrive twice. On authenticated links such a message resets the connection instead: no
-    replay gets through there."""
+    """Share of messages that arrive twice. On authenticated links, which do not accept a repeated message, the
+    connection is reset instead."""
     reordering: Share = 0.0
-    """Share of messages that change places with the next one; as for duplication."""
+    """Share of messages that arrive after the next one; on authenticated links, the connection is reset instead."""
     resets: PerThousand = 0.0
-    """Resets of all of a node's connections, per 1000 rounds; this and what follows, on average."""
+    """Resets of all of a node's connections, mean number per 1000 rounds."""
     partitions: PerThousand = 0.0
-    """Outages of a node's connections: nothing passes, and nobody is told."""
+    """Outages of a node's connections, mean number per 1000 rounds: no data pass, and neither end is notified."""
     partition_s: Outage = 2.0
     """Length of an outage."""
     pauses: PerThousand = 0.0
-    """Suspensions of a node's process (SIGSTOP, then SIGCONT)."""
+    """Suspensions of a node's process (SIGSTOP, then SIGCONT), mean number per 1000 rounds."""
     pause_s: Outage = 2.0
     """Length of a suspension."""
     kills: PerThousand = 0.0
-    """Kills of a node's process (SIGKILL); the run starts it again."""
+    """Kills of a node's process (SIGKILL), mean number per 1000 rounds; the run restarts it."""
     clock_steps: PerThousand = 0.0
-    """Steps of the coordinator's time of day, forward and back in turn."""
+    """Steps of the coordinator's time of day, forward and back in turn, mean number per 1000 rounds."""
     clock_step_s: Annotated[float, Meta(gt=0, le=1e9)] = 3600.0
     """Length of a step."""
     disk_full: PerThousand = 0.0
-    """Times in which the run finds its disk full."""
+    """Times in which the run finds its disk full, mean number per 1000 rounds."""
     disk_full_s: Outage = 2.0
-    """Length of such a time."""
+    """Duration of such a time."""
 
 
 class Experiment(Table):
@@ -282,8 +286,8 @@ class Experiment(Table):
     title: str
     scene: Scene
     mode: Literal["experiment", "private"] = "experiment"
-    """experiment: CSI and raw bits are recorded by the coordinator, so keys are for science, not for use;
-    private: nodes report metrics only."""
+    """experiment: the coordinator records CSI and raw bits, so that the keys are for research only and must not be
+    used; private: nodes report metrics only."""
     rounds: Count = 600
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 1
     radio: RadioPlan = field(default_factory=RadioPlan)
@@ -295,12 +299,12 @@ class Experiment(Table):
     accounting: Accounting = field(default_factory=Accounting)
     records: Records = field(default_factory=Records)
     faults: Faults | None = None
-    """Without this table nothing is broken on purpose."""
+    """Without this table, no faults are injected."""
 
 
 class ChainFile(Table):
-    """chain.toml: how keys are made of channels that were measured before. Missing tables are as the source
-    recommends."""
+    """chain.toml: how keys are made from recorded channels. For a missing table, the source's recommendation is
+    used."""
 
     schema: Literal[1] = 1
     title: str = ""
@@ -308,7 +312,7 @@ class ChainFile(Table):
     chain: ChainPlan | None = None
     accounting: Accounting | None = None
     training: Training | None = None
-    """Without this table, a file that gives [chain] has no training."""
+    """Without this table, a file that states [chain] has no training."""
 
 
 # ---------------------------------------------------------------- lab
@@ -354,11 +358,11 @@ class WorldPlace(Table):
 
 
 class Floors(Table):
-    """Least requirements of a node for every run, whatever the coordinator asks for: [node.NAME.floors].
+    """Least requirements of a node for every run, whatever the coordinator orders: [node.NAME.floors].
 
     A coordinator must not be able to make a node accept weak keys, so the node refuses runs below these floors. By
-    default, private mode (keys for use) has the floors named below, and experiment mode (keys for science) only those
-    of `modes` and `key_bits`.
+    default, private mode has the floors named below; experiment mode, whose keys are for research, has only those of
+    `modes` and `key_bits`.
     """
 
     epsilon_log2: Annotated[int, Meta(ge=8, le=128)] | None = None
@@ -394,8 +398,8 @@ class NodePlace(Table):
     tx_gain_db: float = 0.0
     rx_gain_db: float = 0.0
     correction_ppm: Annotated[float, Meta(ge=-200, le=200)] | None = None
-    """By how much this device's crystal is too fast; its carrier is set lower by as much. Where it is not given, the
-    value applies that `testbed doctor` measured of the device with this serial number, or else 0."""
+    """By how much this device's crystal is too fast; its carrier is set lower by the same amount. Default: the value
+    that `testbed doctor` measured for the device with this serial number, or 0."""
     calibrated: bool = False
     """Correct the CSI for this device's own transmit and receive responses, as measured by `doctor --cable` at the
     run's carrier and rate. To be set for both Alice and Bob, or for neither."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 class TestbedError(Exception):
     """Base of every error shown to a user as one line (exit status 1)."""
 
-    __test__ = False  # pytest must not collect it as a test class for its name
+    __test__ = False  # prevents pytest from collecting it as a test class, because of its name
 
 
 class InputError(TestbedError):
@@ -70,18 +70,18 @@ class Reject(StrEnum):
     SURFACE_NOT_APPLIED = "surface_not_applied"
     NODE_LOST = "node_lost"
     MEASURED = "measured"
-    """Measured at both ends, and good; but no key can come of it, because the node of one end died with its
-    measurement. A replay of the record uses it."""
+    """Measured well at both ends, but no key can be made of it, because the node of one end died with its measurement.
+    A replay of the record uses it."""
     DUPLICATE = "duplicate"
     ABORTED = "aborted"
     SOUNDING = "sounding"
-    """Nothing was wrong: the round measured all antennas for the beams, and such a round is never part of a key."""
+    """Nothing was wrong: the round measured all antennas for the beams, and such a round makes no key."""
 
 
 class ProbeRejected(Exception):
     """One probe is unusable: `reason` is counted, `detail` is logged.
 
-    `cfo_hz`: the carrier offset where that is what was wrong with it, None otherwise.
+    `cfo_hz`: the carrier offset if that is the reason, None otherwise.
     """
 
     def __init__(self, reason: Reject, detail: str = "", cfo_hz: float | None = None) -> None:

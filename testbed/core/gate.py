@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 # Python's `$` also matches before a newline at the end, which no name may have; editors know no `\Z`.
 IDENTIFIER = r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$(?!\n)"
-"""Names of runs, nodes, links' ends, patterns and models: they become parts of paths, keys and pages."""
+"""Pattern of the names of runs, nodes, links' ends, surface patterns and models, which become parts of paths and
+pages."""
 ACCEPTED_NAME = "1 to 100 letters, digits, _ or -, not beginning with -"
 Identifier = Annotated[str, Meta(pattern=IDENTIFIER)]
 IdentifierOrNone = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_-]{0,99})?$(?!\n)")]
@@ -36,12 +37,12 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Instant = Annotated[float, Meta(ge=-1e12, le=1e12)]
 """A reading of a clock, in s."""
 Duration = Annotated[float, Meta(gt=0, le=86_400)]
-"""A time to wait, in s: at most a day."""
+"""A waiting time in s, at most a day."""
 Delay = Annotated[float, Meta(ge=0, le=3600)]
 
 MAX_DEPTH = 16
 MAX_TEXT = 1 << 20
-"""Most characters of one string; the longest is the card of a model."""
+"""Largest number of characters of one string; the longest is the card of a model."""
 
 _identifier = re.compile(IDENTIFIER)
 
@@ -72,8 +73,8 @@ def printable(text: str, most: int = 200) -> str:
 def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
     """Raise ValueError unless a decoded value is plain: finite numbers, short texts, bytes, lists and dicts of these.
 
-    Typed messages are checked, too, because a float of their schema may still be NaN or infinite. `depth` is the
-    largest depth to which lists and dicts may be nested.
+    Typed messages are also checked, because a schema allows floats that are NaN or infinite. `depth` is the largest
+    depth to which lists and dicts may be nested.
     """
     kind = type(value)
     if kind is float:
@@ -119,7 +120,7 @@ class Gate(Generic[T]):
             message = self._decoder.decode(data)
             check_plain(message)
             self._check(message)
-        except Exception as exc:  # decoders raise many kinds; nothing has acted on the message yet
+        except Exception as exc:  # decoders raise errors of many kinds; the message has had no effect yet
             detail = printable(str(exc) or type(exc).__name__)
             raise ProtocolError(f"{self._what} refused: {detail}") from exc
         return message
@@ -139,7 +140,7 @@ class Strikes:
         return self._counts.get(connection, 0) >= self._most
 
     def count(self, connection: Hashable) -> bool:
-        """Count one more bad message; True where it is the one that ends the connection."""
+        """Count one more bad message; return whether it is the one from which on the messages are ignored."""
         n = self._counts.pop(connection, 0) + 1
         self._counts[connection] = n
         while len(self._counts) > self._connections:

@@ -25,8 +25,8 @@ class Identity:
 def make(folder: Path, name: str) -> None:
     """Make the key pair `name` in `folder` unless it is there: `<name>.secret` (0600) and `<name>.public`.
 
-    A secret key without its public half gets the public half again. A public key without its secret key was made on
-    another machine, where `name` runs: raises InputError.
+    If only the secret half exists, the public half is written again. If only the public half exists, the pair was made
+    on another machine, where `name` runs: raises InputError.
     """
     import zmq
 
@@ -42,9 +42,9 @@ def make(folder: Path, name: str) -> None:
             f"to run {name!r} here, remove it and make a pair of its own"
         )
     _, secret = zmq.curve_keypair()
-    with contextlib.suppress(FileExistsError):  # another process was first
+    with contextlib.suppress(FileExistsError):  # another process may have made it first
         write_whole(secret_path, secret.decode() + "\n", fresh=True)
-    # whichever process was first, the public half exists when this function returns
+    # In any case, the public half exists when this function returns.
     write_whole(public_path, _public(secret_path) + "\n", private=False)
 
 
@@ -56,7 +56,7 @@ def _public(secret_path: Path) -> str:
 
 def load(folder: Path, name: str, others: list[str]) -> Identity:
     """Load `name`'s pair and the public keys of `others`; raises InputError naming the missing or exposed file,
-    or the two files that are no pair."""
+    or two files that do not form a pair."""
     secret_path = folder / f"{name}.secret"
     if not secret_path.exists():
         raise InputError(

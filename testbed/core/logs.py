@@ -1,6 +1,6 @@
 """Logs go to standard error, one line an event, so that standard output stays free for results.
 
-TESTBED_LOG=json makes every line a JSON object with what it is about: run, round, node.
+With TESTBED_LOG=json every line is a JSON object that also states run, round and node.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from testbed.core.errors import InputError
 
 FORMS = ("console", "json")
 _about: dict[str, Any] = {}
-"""What this process is at: run, round, node."""
+"""The run, round and node to which the lines of this process refer."""
 
 
 def about(**values: Any) -> None:
-    """State what the lines of this process are about from now on, such as run, round, node."""
+    """Set the run, round or node to which the lines of this process refer from now on."""
     _about.update(values)
 
 
@@ -36,7 +36,7 @@ class _Json(logging.Formatter):
 
 
 def configure(verbose: bool) -> None:
-    """Send log lines to standard error; raises InputError where TESTBED_LOG names no form."""
+    """Send log lines to standard error; raises InputError where TESTBED_LOG is not the name of a format."""
     form = os.environ.get("TESTBED_LOG") or "console"
     if form not in FORMS:
         raise InputError(f"variable TESTBED_LOG: {form!r}; accepted: {', '.join(FORMS)}")
@@ -49,7 +49,7 @@ def configure(verbose: bool) -> None:
 
 
 def message_of(line: str) -> str:
-    """Return what a log line says, whichever form it has; of one on the console, the line itself."""
+    """Return the message in a log line of JSON form; any other line is returned unchanged."""
     try:
         return str(json.loads(line)["message"])
     except (ValueError, KeyError, TypeError):

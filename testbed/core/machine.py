@@ -1,8 +1,8 @@
 """What the pure state machines of coordinator and nodes share: time, deadlines, transitions, invariants, a story.
 
-An object that owns a part of a machine's state derives from `Deadlines`: its waits have names and limits, and no other
-object knows of them. A machine moves between phases by a table (`Phases`), says which of its invariants do not hold
-(`require`), and remembers what happened to every round and block for as long as there is room (`Story`).
+An object that owns a part of a machine's state derives from `Deadlines`: everything that it waits for has a name and a
+deadline, which no other object changes. A machine moves between phases by a table (`Phases`), reports which of its
+invariants do not hold (`require`), and stores what happened to its latest rounds and blocks (`Story`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from testbed.core.errors import TestbedError
 CHECK_VARIABLE = "TESTBED_CHECK_STATE"
 """Environment variable; 1 makes the daemons check their invariants after every event."""
 STORY_ENTRIES = 4096
-"""How many entries a story holds before it drops the oldest."""
+"""Largest number of entries of a story; after that, the oldest ones are dropped."""
 STORY_IN_ERROR = 40
 """How many of the latest entries of the story are shown with an error."""
 
@@ -71,7 +71,7 @@ def require(who: str, problems: Iterable[str]) -> None:
 
 
 class EventClock:
-    """The time of the latest event, and for how much of the time this process itself was suspended.
+    """The time of the latest event, and for how long this process itself was suspended.
 
     A machine never reads a clock: events carry the time. Where two events are `own_pause_s` or more apart, this process
     was suspended and could not receive from others. All deadlines are measured in `awake_s`, which leaves that time
@@ -93,7 +93,7 @@ class EventClock:
     def advance(self, now_s: float) -> None:
         """Take the time of an event; a long gap since the last one is forgiven."""
         gap_s = now_s - self.now_s
-        # the first event ends such a gap, too: a deadline that was set before it counts from here
+        # This also holds for the first event: deadlines that were set before it count from its time.
         if gap_s >= self._own_pause_s:
             self.forgive(gap_s)
         self.now_s, self.begun = now_s, True
@@ -104,14 +104,14 @@ class EventClock:
 
 
 class Deadlines:
-    """Base of every object that waits for a report: its waits by name, each with a limit."""
+    """Base of every object that waits for reports: its deadlines, by the name of what is awaited."""
 
     def __init__(self, clock: EventClock) -> None:
         self._clock = clock
         self._due_s: dict[str, float] = {}
 
     def set_deadline(self, what: str, within_s: float) -> None:
-        """Wait for `what` for so long from now; an earlier deadline of that name is replaced."""
+        """Wait for `what` for `within_s` from now; an earlier deadline of that name is replaced."""
         self._due_s[what] = self._clock.awake_s + within_s
 
     def clear_deadline(self, what: str) -> None:
@@ -138,7 +138,7 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that happened."""
+    """One entry of a story: something that happened."""
 
     time_s: float
     what: str
@@ -162,7 +162,7 @@ class Entry:
 
 
 class Story:
-    """The last `size` things that happened in a machine; text is made of them only when the story is read."""
+    """The latest `size` events inside a machine; they are turned into text only when the story is read."""
 
     def __init__(self, clock: EventClock, size: int = STORY_ENTRIES) -> None:
         self._clock = clock
@@ -177,9 +177,9 @@ class Story:
         self._entries.append(Entry(self._clock.now_s, what, which, block, node, detail))
 
     def tell(self, *, round: int | None = None, block: int | None = None, node: str | None = None) -> list[str]:
-        """Return a line for everything remembered of this round, block or node, oldest first; all where none is named.
+        """Return a line for every entry about this round, block or node, oldest first; all entries where none is named.
 
-        A round's story contains that of no other round, but says in which block the round was distilled.
+        A round's lines also tell in which block the round was distilled.
         """
         return [
             str(e)
@@ -193,8 +193,8 @@ class Story:
 class Phases:
     """Which phase a machine is in, and which ones may follow: `table` maps a phase to its followers and their reasons.
 
-    A follower that the table does not name is a mistake in the program and raises InvariantError. `subject` (round,
-    block, node) is what the story files the changes under.
+    A change that the table does not contain is a mistake in the program and raises InvariantError. `subject`: the
+    round, block or node to which the story assigns the changes.
     """
 
     def __init__(

@@ -25,13 +25,13 @@ C = TypeVar("C", bound=Struct)
 class StageOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the options of a stage, policy or search: a field for each key of its table.
 
-    The field's docstring is its meaning, its type holds the range, its default is used where the key is not given.
-    A condition that concerns two fields together is checked in `__post_init__`, which raises ValueError.
+    The field's docstring states its meaning, its type the range, and its default is used where the key is not given.
+    A condition on two fields together is checked in `__post_init__`, which raises ValueError.
     """
 
 
 class Configurable:
-    """Something that is picked by name and built from its options: `Kind(bits=2)`.
+    """Something that is chosen by name and built from its options: `Kind(bits=2)`.
 
     A subclass names the struct that declares its options in `options_type` and finds them, checked, in `self.options`:
 
@@ -138,7 +138,7 @@ def _words(kind: inspect.Type) -> str:
 
 
 def _form(kind: inspect.StrType) -> str:
-    """Return in words which texts are accepted; a pattern that has no words here is given as it is."""
+    """Return in words which texts are accepted; a pattern without a description is shown itself."""
     form = "text"
     if kind.pattern:
         form = ACCEPTED_NAME if kind.pattern == IDENTIFIER else f"text that matches {kind.pattern}"

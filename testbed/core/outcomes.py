@@ -10,7 +10,7 @@ from testbed.core.gate import Finite, Number, Share, Tally, Text
 
 COVERAGE = 0.8
 """Least share of the sacrificed bits for which Eve must have a measurement to count as measured. An Eve who receives
-nothing errs on every other bit, which must not be taken for security."""
+nothing guesses half of the bits wrong, which must not be mistaken for security."""
 
 
 class AgreeReport(Struct, frozen=True, kw_only=True):
@@ -27,7 +27,8 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
     reconciled_bits: Tally
     """Length of the string that was reconciled (raw − sacrificed); 0 where the block failed before."""
     corrected_bits: Tally | None
-    """Bits Bob flipped: with `verified`, the exact number of errors. None at Alice and where reconciliation failed."""
+    """Number of bits that Bob flipped, which is the exact number of errors if the strings were verified. None at Alice
+    and where reconciliation failed."""
     leaked_bits: Tally
     leaked_by_kind: dict[str, Tally]
     public_bytes: Tally
@@ -42,7 +43,7 @@ class AgreeReport(Struct, frozen=True, kw_only=True):
 
 
 class TrainReport(Struct, frozen=True, kw_only=True):
-    """One side's view of a training block: no bit of it enters a key."""
+    """One side's view of a training block, which makes no key."""
 
     block: Number
     probes: Tally
@@ -50,9 +51,9 @@ class TrainReport(Struct, frozen=True, kw_only=True):
     model: Text | None
     """Name of the model, the same at both ends; None where there is none."""
     nmse_before: Finite | None = None
-    """Mean square of the difference of both ends' CSI over the mean square of Bob's, on the validation stretch."""
+    """Mean square of the difference of both ends' CSI over the mean square of Bob's, on the validation rounds."""
     nmse_after: Finite | None = None
-    """The same after the model. Both at Alice only."""
+    """The same with the model. Both are known at Alice only."""
     memory_rounds: Tally | None = None
     """Rounds after which Alice's levels are no longer correlated (`training.memory_rounds`); None: longer than can be
     estimated."""
@@ -90,8 +91,7 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """(round,) complex64 response of the surface's path between Alice and Bob, computed from the scene's geometry up to
     a factor, where patterns are public and the scene gives all positions."""
     elements: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
-    """Number of elements, each of `phase_bits`, of a secret surface, whose states are drawn with elements·phase_bits
-    bits. 0: unknown."""
+    """Number of elements of a secret surface, each with `phase_bits` bits; 0: unknown."""
     other_rounds: tuple[int, ...] = ()
     """Earlier rounds that were in no such record, ascending: those of training and of failed blocks."""
     other_states: tuple[int, ...] = ()
@@ -110,7 +110,7 @@ class EveReport(Struct, frozen=True, kw_only=True):
     best_link: Text
     """The transmission from which she guessed best: from alice, from bob, or both."""
     transcript_complete: bool
-    """False where she missed public messages; her attack is then weaker than it could be."""
+    """Whether she received all public messages; otherwise her attack is weaker than it could be."""
     heard: tuple[HeardSeries, ...] = ()
     """The measurements with which Alice judges the key's length; not kept in records."""
 
@@ -121,8 +121,8 @@ class EveReport(Struct, frozen=True, kw_only=True):
 
     @property
     def measured(self) -> bool:
-        """Whether this report measures how well Eve can guess: a possible count, from a complete attack with
-        receptions.
+        """Whether this report measures how well Eve can guess: the attack was complete, she received enough, and her
+        counts are possible.
         """
         possible = 0 <= self.sacrificed_errors <= self.covered_bits <= self.sacrificed_bits
         return self.transcript_complete and possible and self.covered_bits >= max(1, COVERAGE * self.sacrificed_bits)
@@ -150,9 +150,9 @@ class LengthTerm(Struct, frozen=True, kw_only=True):
 
 
 class KeyReport(Struct, frozen=True, kw_only=True):
-    """One side's view of amplification. Apart from the first two fields, `entropy`, `failure` and what authentication
-    cost, all are Alice's only, and they leave her node only in experiment mode, because they follow from her secret
-    string.
+    """One side's view of amplification. Both sides fill in the first two fields, `entropy`, `failure` and the bits for
+    authentication. All other fields are known at Alice only, and they leave her node only in experiment mode, because
+    they follow from her secret string.
     """
 
     block: Number

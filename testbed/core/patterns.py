@@ -34,7 +34,7 @@ ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATIO
 
 
 def check(spec: str) -> None:
-    """Raise InputError where `spec` is no pattern for any board; the file of a saved pattern must exist."""
+    """Raise InputError where `spec` names no pattern of any board; the file of a saved pattern must exist."""
     if spec.startswith(("0x", "0X")):
         if not re.fullmatch(r"0[xX][0-9a-fA-F]+", spec):
             raise InputError(f"pattern {spec!r}: not hexadecimal")

@@ -304,10 +304,10 @@ class Radio(ABC):
         return out
 
     def interrupt(self) -> None:
-        """Make receptions give up: one that another thread waits for within 100 ms, later ones at once. For good.
+        """End all receptions for good: one that another thread waits for within 100 ms, later ones at once.
 
-        They raise DeviceError, and so do transmissions. Called from any thread, before the transmitter is silenced and
-        the device closed: what another thread is about to send is not sent after `silence`.
+        They raise DeviceError, and so do transmissions. It may be called from any thread, before the transmitter is
+        silenced and the device closed, so that no other thread transmits after `silence`.
         """
         self._interrupted.set()
 
@@ -339,7 +339,7 @@ class Radio(ABC):
 
         For radios that time their samples. Transmissions between the windows must be queued before. Raises DeviceError
         where the windows are not in ascending order or overlap, and what `receive` raises for an impossible window.
-        Each window may take `timeout_s` of wall time from when it could be there.
+        Each window may take `timeout_s` of wall time from the earliest possible time of its samples.
 
             for block in radio.receive_many([Window(1000, start_s + k * 0.01) for k in range(64)]):
                 if isinstance(block, DeviceError): …

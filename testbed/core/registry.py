@@ -1,9 +1,9 @@
-"""Finds things by name: files in our own folders by their names, installed ones by their entry points.
+"""Finds stages, drivers, policies and the like by name: files in this package's folders, and installed entry points.
 
-A kind of thing (`KINDS`) has a folder, a group of entry points, or both; in either case a third party's package adds
-things on equal terms. The name in the configuration is the file's or the entry point's. A file, and an entry point
-that names a module, must define exactly one class of the kind; files whose names begin with an underscore are
-ignored. Names are listed without importing the modules behind them.
+Each kind (`KINDS`) has a folder, a group of entry points, or both; what a third party's package adds is treated like
+our own files. The name in the configuration is that of the file or of the entry point. A file, and an entry point that
+names a module, must define exactly one class of the kind; files whose names begin with an underscore are ignored. Names
+are listed without importing the modules behind them.
 
 What is broken (an import that fails, two classes in one file, a name that is given twice) affects nothing else:
 `problems` names it, and a request for exactly that name gets the cause.
@@ -40,12 +40,13 @@ class Kind:
     what: str
     """What one of them is called in messages."""
     base: str = ""
-    """`module:Class` of which each is a concrete subclass; "": each is a module, or an object, that has `needs`."""
+    """`module:Class` of which each must be a concrete subclass; "": each is a module, or an object, with the attributes
+    in `needs`."""
     folder: str = ""
     """Package whose files are found; "": there is none."""
     needs: tuple[str, ...] = ()
     pattern: str = r"([a-z0-9][A-Za-z0-9_]*)"
-    """A file is found whose name, below the folder and without its ending, matches this; its group is the name."""
+    """Regular expression for the names of files, below the folder and without their ending; its group is the name."""
     group: str = ""
     """Group of entry points; "": `testbed.` and the kind's key."""
 
@@ -83,10 +84,10 @@ class Place:
 
     module: str
     attribute: str
-    """"": the module itself, or the one class that it defines."""
+    """Name of the object in the module; "": the module itself, or the one class that it defines."""
     distribution: str
     source: str = ""
-    """The file in our folder, or the entry point and its package: for people."""
+    """The file in this package, or the entry point and its package, as text."""
 
     def __str__(self) -> str:
         return self.source
@@ -106,7 +107,7 @@ class Problem:
 
 
 class _Broken(Exception):
-    """The reason why a place gives nothing that can be used."""
+    """The reason why nothing usable was found at a place."""
 
 
 # ---------------------------------------------------------------- what there is
@@ -115,7 +116,7 @@ class _Broken(Exception):
 def places(kind: str, ours: bool = False) -> dict[str, list[Place]]:
     """Return the places of each name of a kind, in ascending order of names; a name with several is ambiguous.
 
-    `ours`: only what belongs to this distribution.
+    `ours`: only those that belong to this distribution.
     """
     found: dict[str, list[Place]] = {}
     for name, module, file in _files(KINDS[kind]):

@@ -27,16 +27,17 @@ class BoardCapabilities:
     """What a board can do beyond `apply` and `readback`."""
 
     timed: bool = False
-    """`AppliedPattern.time_s` and `now_s` are of the board's own clock; otherwise of the host's, read when the
-    acknowledgement had arrived, so that the latch was at that time or a little before."""
+    """Whether `AppliedPattern.time_s` and `now_s` are of the board's own clock. Otherwise they are of the host's clock,
+    read when the acknowledgement arrives, so that the latch was at that time or a little before."""
     can_queue: bool = False
-    """`queue` and `trigger`: one pattern is held behind the outputs and latches on command."""
+    """Whether `queue` and `trigger` work: one pattern is stored behind the outputs and latches on command."""
     codebook_size: int = 0
-    """Most patterns that `upload` stores and `apply_index` chooses from; 0: the board stores none."""
+    """Largest number of patterns that `upload` stores and `apply_index` chooses from; 0: the board stores none."""
     schedule_size: int = 0
-    """Patterns that `schedule` takes, to latch each at a time of the board's own clock; 0: it latches none by time."""
+    """Largest number of patterns that `schedule` takes, each of which latches at its time on the board's own clock; 0:
+    the board latches none by time."""
     latency_s: float = 0.0
-    """Of a board that latches by time: how long before a pattern's time it must have it."""
+    """How long before its time a board that latches by time must have a pattern."""
 
 
 class Board(ABC):
@@ -67,7 +68,8 @@ class Board(ABC):
     """The keys of the node's `options` in the lab file, so that they can be checked before anything starts; None: the
     driver alone knows."""
     needs_world: ClassVar[bool] = False
-    """Simulated: a lab with such a device has a table [world], which is checked before anything starts."""
+    """Whether the device is simulated: its lab must then have a table [world], which is checked before anything starts.
+    """
 
     @classmethod
     def size_given(cls, options: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -137,9 +139,10 @@ class Board(ABC):
     def schedule(
         self, patterns: Sequence[SurfacePattern], times_s: Sequence[float], timeout_s: float = 2.0
     ) -> list[AppliedPattern]:
-        """Have each pattern latch at its time on the board's clock; returns at once, with the times at which they will.
+        """Have each pattern latch at its time on the board's clock; returns at once, with the times of the latches.
 
-        Times ascend. Raises DeviceError, and nothing latches, where one is over already; raises as `apply` does.
+        Times ascend. If one of them has already passed, nothing latches and DeviceError is raised; raises as `apply`
+        does.
         """
         size = self.capabilities.schedule_size
         if not 0 < len(patterns) <= size:
@@ -152,7 +155,7 @@ class Board(ABC):
         return self._do_schedule(patterns, times_s, timeout_s)
 
     def upload(self, codebook: Sequence[SurfacePattern], timeout_s: float = 30.0) -> None:
-        """Store patterns in the board: all of them, or (where this raises) none, and the old codebook stays."""
+        """Store patterns in the board: all of them or, if this raises, none, and the old codebook is kept."""
         if not 0 < len(codebook) <= self.capabilities.codebook_size:
             size = self.capabilities.codebook_size
             accepted = f"accepted 1 to {size}" if size else "this board stores no codebook"
@@ -173,9 +176,9 @@ class Board(ABC):
     ) -> Generator[AppliedPattern, None, None]:
         """Set patterns, or stored ones by their index, one right after the other; yields the acknowledgements.
 
-        They are yielded in order, none left out; `timeout_s` applies to each. The board may be further ahead than what
-        was yielded, by patterns of `steps` only. Where it raises (as `apply` does), the last yield is the last pattern
-        that is known to be set: begin again with those that were not yielded. Nothing is sent before the first
+        Every acknowledgement is yielded, in order; `timeout_s` applies to each. The board may already hold a later
+        pattern of `steps` than the last yielded one. If this raises (as `apply` does), the last yielded pattern is the
+        last one that is known to be set: continue with those that were not yielded. Nothing is sent before the first
         acknowledgement is requested; any other operation on the board in between may end the sequence.
         """
         for step in steps:
@@ -233,7 +236,7 @@ class Board(ABC):
             wrong = f"pattern of shape {levels.shape}, accepted {self.shape}"
         elif pattern.phase_bits != self.phase_bits:
             wrong = f"{pattern.phase_bits}-bit pattern, accepted {self.phase_bits}-bit"
-        elif levels.dtype != np.uint8:  # other types would change the digest
+        elif levels.dtype != np.uint8:  # another type would change the digest
             wrong = f"levels of type {levels.dtype}, accepted uint8"
         elif levels.min() < 0 or levels.max() > highest:
             wrong = f"levels {levels.min()} to {levels.max()}, accepted 0 to {highest}"

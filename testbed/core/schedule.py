@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from testbed.core.errors import InputError
 
 MAX_TRAIN = 256
-"""Rounds that are ordered and reported together."""
+"""Largest number of rounds in a train."""
 LONGEST_TRAIN_S = 0.8
-"""Of one train: nobody says or hears anything of its rounds meanwhile, and the simulated air keeps samples for 1 s."""
+"""Longest duration of a train: during it, no node reports on its rounds, and the simulated air keeps samples for 1
+s."""
 ROLES = {"A": "alice", "B": "bob", "E": "eve"}
 _LETTERS = {role: letter for letter, role in ROLES.items()}
 _ACCEPTED = "accepted: slots like A>BE, letters A (alice), B (bob), E (eve), separated by spaces"

@@ -15,7 +15,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     """Return an independent random generator for a named purpose."""
-    # all 256 bits, so that a secret seed does not lose entropy
+    # All 256 bits are used, so that a secret seed does not lose entropy.
     return np.random.default_rng(np.frombuffer(_digest(seed, *names), dtype="<u4"))
 
 
@@ -47,8 +47,8 @@ def permutation(n: int, seed: int, *names: str | int) -> NDArray[np.int64]:
 class Streams:
     """Any number of independent random streams, drawn from one generator.
 
-    For draws that are keyed by time or place: changing the stream costs 2 µs, making a Generator 30 µs or more.
-    The streams are stretches of one counter-based generator (Salmon et al., SC'11), 2¹²⁸ numbers apart.
+    For draws that are keyed by time or place: changing the stream takes 2 µs, making a Generator 30 µs or more.
+    The streams are parts of one counter-based generator (Salmon et al., SC'11), 2¹²⁸ numbers apart.
     """
 
     def __init__(self, seed: int, *names: str | int) -> None:

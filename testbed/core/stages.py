@@ -1,4 +1,4 @@
-"""One ABC a stage of the chain. A stage is picked by name (`core.registry`); adding one is adding one file.
+"""The abstract base class of each stage of the chain. A stage is found by name (`core.registry`), as a file of its own.
 
 Stages are built as `Stage(**options)` from their table of the experiment file, and declare their options as a struct
 (`core.options.Configurable`). Randomness enters as an explicit numpy Generator. The suites in `testbed.testing` check
@@ -94,7 +94,7 @@ class CsiEstimator(Configurable, ABC):
 
     @abstractmethod
     def range_hz(self, frame: SoundingFrame) -> float:
-        """Return the largest carrier offset, either way, at which this frame is found; beyond, CFO_RANGE."""
+        """Return the largest absolute carrier offset at which this frame is found; beyond it, CFO_RANGE is raised."""
 
     @abstractmethod
     def estimate_antennas(self, block: IqBlock, frame: AntennaFrame) -> CsiFrame:
@@ -148,7 +148,7 @@ class TrainableEnhancer(Enhancer):
     @property
     @abstractmethod
     def scores(self) -> dict[str, float]:
-        """Return nmse_before and nmse_after on the validation stretch of `fit`; empty where this end did not learn."""
+        """Return nmse_before and nmse_after on the validation rounds of `fit`; empty where this end did not learn."""
 
     @property
     @abstractmethod
@@ -271,7 +271,7 @@ class Evidence:
 
     @classmethod
     def of(cls, values: U8, error_rate: float) -> Evidence:
-        """Return the evidence of a bare (bit,) string, each bit of a probe of its own."""
+        """Return the evidence of a string (bit,) without features, as if each bit were from another probe."""
         none = np.zeros(values.size, np.int64)
         return cls(Bits(values, np.arange(values.size), none, none), error_rate)
 
@@ -347,7 +347,7 @@ class SurfacePolicy(Configurable, ABC):
     watches: bool = False
     """Whether `pattern_for` needs `observe` of every earlier round first."""
     search_only: bool = False
-    """The run is made for this policy's search only: it ends once the policy is `done`, and no key is distilled."""
+    """Whether the run serves only this policy's search: it then ends once the policy is `done`, and makes no key."""
     done: bool = False
     """Whether the search is over: the policy has nothing more to try."""
 
@@ -363,7 +363,7 @@ class SurfacePolicy(Configurable, ABC):
         """Return the pattern that the surface holds while this round is probed."""
 
     def group(self, round: int) -> int:
-        """Return the same number for rounds that hold one pattern, as far as this is known beforehand."""
+        """Return the same number for rounds that have the same pattern, as far as this is known beforehand."""
         return round
 
     def observe(self, round: int, links: Mapping[str, C64]) -> None:
@@ -415,8 +415,8 @@ class BeamPolicy(Configurable, ABC):
     def hear(self, round: int, links: Mapping[str, C64]) -> None:
         """Take a sounding round: (own antenna, transmitter's antenna, subcarrier) by the transmitter's role.
 
-        Each has an unknown common phase, and is in units of this receiver's full scale. Links that were not received
-        are missing, the peer's too.
+        Each has an unknown common phase, and is in units of this receiver's full scale. A link that was not received is
+        missing, even if it is the peer's.
         """
 
     @abstractmethod

@@ -31,7 +31,7 @@ class IqBlock:
     time_s: float
     """Device time of the first sample."""
     overflow: bool = False
-    """The device reported that samples are missing somewhere in this block."""
+    """Whether the device reported that samples are missing somewhere in this block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,10 @@ class SoundingFrame:
 class AntennaFrame:
     """A sounding that separates the transmitter's antennas, which transmit in turn.
 
-    The first antenna sends a `SoundingFrame`, each further one its symbols again, after a silence of a frame's length,
-    so that no later part is stronger than the first frame and repeats as it does. At equal total power this is as good
-    as orthogonal covers sent by all at once, and it is received wherever the first antenna is, whereas the sum of
-    several antennas has directions in which it vanishes.
+    The first antenna sends a `SoundingFrame`. Each further one sends the symbols only, after a silence of a frame's
+    length, so that a receiver cannot mistake a later part for the first frame. At equal total power this is as good as
+    orthogonal codes that all antennas send at once. It is received wherever the first antenna is received, whereas the
+    sum of several antennas' signals vanishes in some directions.
     """
 
     frame: SoundingFrame
@@ -137,7 +137,8 @@ class CsiSeries:
     subcarrier_hz: F64
     """(subcarrier,)."""
     guessed: NDArray[np.bool_] | None = None
-    """(rx antenna, tx antenna, subcarrier) where `h` was filled in from the neighbours at all times; None: nowhere."""
+    """(rx antenna, tx antenna, subcarrier) whether all values of a bin in `h` were filled in from neighbours; None:
+    none were."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Writes a valuable file so that it is complete or absent after a kill, a power failure or a full disk.
 
-A temporary file beside it is written and synced to the disk, and only then gets the name, which is synced, too.
+A temporary file in the same folder is written and synced to the disk; only then is it renamed, and the folder synced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def whole(path: Path, *, private: bool = True, fresh: bool = False, shared: bool
     with whole(Path("model.npz")) as part:
         part.write_bytes(model)
     """
-    # a fixed name where no other process writes, so that the next write replaces what a killed process left
+    # The name is fixed unless other processes write, so that the next write replaces the file of a killed process.
     part = path.with_name(f"{path.name}.{os.getpid()}.part" if shared else f"{path.name}.part")
     part.unlink(missing_ok=True)
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o666))
@@ -46,8 +46,8 @@ def write_whole(path: Path, content: bytes | str, *, private: bool = True, fresh
 
 
 def require_regular(path: Path) -> None:
-    """Raise OSError where a path exists and is neither a regular file nor a link to one: a pipe or a device never ends,
-    and whoever wrote a folder or a file's name may have chosen it for that."""
+    """Raise OSError where a path exists and is neither a regular file nor a link to one. Reading a pipe or a device may
+    never end, and an attacker may have put one there."""
     mode = path.stat().st_mode if path.exists() else stat.S_IFREG
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

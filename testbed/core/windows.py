@@ -14,9 +14,9 @@ PERIODS = 3
 def repeated_windows(block: IqBlock, period: int) -> Iterator[IqBlock]:
     """Yield the parts of a block of `PERIODS` periods (samples) in which to look for one frame, in this order.
 
-    A window of a little more than two periods begins anywhere in the frame, so that it holds one whole frame and parts
-    of two others. Where almost all of the second frame is in the window, a receiver may take it for complete and reject
-    the estimate for its missing end; in the next window, half a period later, that frame is complete.
+    A window of a little more than two periods begins anywhere in the frame, so that it contains one whole frame and
+    parts of two others. If almost all of the second frame is in the window, a receiver may find that one and reject it
+    because its end is missing; in the next window, half a period later, that frame is complete.
     """
     for skip in (0, period // 2):
         window = block.samples[:, skip : skip + 2 * period + period // 8]

@@ -22,7 +22,7 @@ class DriverContext:
     """Given to every driver: `Driver(name, context, **options of its lab table)`."""
 
     seed: int
-    """Seed of a simulated device's own imperfections."""
+    """Seed of a simulated device's imperfections."""
     world: str | None
     """Endpoint of the simulated air, e.g. `tcp://127.0.0.1:40001`; None in a lab without one."""
     identity: Identity | None
@@ -38,17 +38,17 @@ class Equipment:
     options: dict[str, Any]
     """Options for the driver, in addition to the lab's: they select this device."""
     idle_until: Callable[[float], None]
-    """Passes the driver's promise (`Radio.idle_until`) to the air, since the vendor's library has no function for
-    it."""
+    """Function that passes the driver's promise (`Radio.idle_until`) to the air; the vendor's library has no function
+    for this."""
 
 
 class Emulator(ABC):
     """An emulated device on the simulated air, found by entry point `testbed.emulators` under its driver's name.
 
     Made as `Class(name, context, **options)` of the table `[world.emulators.NAME]`; refused options raise InputError.
-    The air at `context.world` is needed from the emulator's first use on, not when it is made; where that is None,
-    nothing is radiated or reflected, and the emulator works all the same. It behaves as the device does where that
-    refuses an order, loses data or answers late. Faults that can be requested of it are drawn from `context.seed`.
+    The air at `context.world` is needed from the emulator's first use on, not when it is made; if it is None, nothing
+    is radiated or reflected, but the emulator works. It refuses orders, loses data and answers late as the device does.
+    Faults that its options request are drawn from `context.seed`.
 
     The driver reaches most emulators over its own wire, at `uri`. An emulator of the vendor's library (`in_process`)
     is installed in the driver's process by `equip` instead. Two emulators are two devices if their nodes' folders

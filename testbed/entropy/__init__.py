@@ -1,6 +1,6 @@
 """Everything that decides how long a key may be, in Alice's process.
 
-The way of a block through this room:
+How a block is judged:
 
     facts = Facts.of_bits(bits, published, rounds, time_s, features,      # Alice's string and what it was made of
                           csi=…, heard=(Heard(…), …), patterns=…, states=…, earlier=(Earlier(…), …))
@@ -17,7 +17,8 @@ The way of a block through this room:
 - `judge` → `Judgement` (`findings`, `failures`; a failure stops the key of the block): `judge`.
 - `key_length`, `Budget`, `AssumedEve` → `KeyLength`: `length`.
 
-Heard.values are features as the chain's enhancer makes them of Eve's CSI; Heard.csi and Facts.csi, a few channels of
-complex CSI, let arrays be combined and public patterns be fitted. Facts.patterns are given where patterns are public
-(then the key is sized against an Eve who knows them), else Facts.states alone.
+Heard.values are the features that the chain's enhancer computes from Eve's CSI. Heard.csi and Facts.csi are a few
+channels of complex CSI: attacks combine the antennas of an array with them and fit models of public patterns.
+Facts.patterns are given where patterns are public: the key is then decided against an Eve who knows them. Where they
+are secret, Facts.states alone is given.
 """

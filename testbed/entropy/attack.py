@@ -28,12 +28,12 @@ HIDDEN_CONTEXT = 1.0 / FOLDS
 
 
 class Attack(ABC):
-    """One Eve. A fresh object judges a block; it is asked fold by fold and may keep results that follow from Eve's
-    side.
+    """One Eve. Each block gets a new object, which is asked about one fold after the other. It may keep results that
+    follow from Eve's side alone.
 
-    Her unknown parameters may be fitted on Alice's own features and CSI of `train` ("genie"): the best that an Eve of
-    unlimited skill could find. Deterministic for a seed. The facts are not modified, and hidden values have no effect,
-    because they are removed.
+    Her unknown parameters may be fitted to Alice's own features and CSI of `train`: no Eve, however skilled, could find
+    better ones. The result is deterministic for a seed. An attack must not modify the facts; the values that it has to
+    guess are removed from them.
 
     >>> import numpy as np
     >>> class Loudest(Attack):
@@ -47,7 +47,7 @@ class Attack(ABC):
     """
 
     knows: ClassVar[str] = ""
-    """What this Eve has, for the report: a phrase that completes the sentence "She knows …"."""
+    """What this Eve knows, for the report: a phrase that completes the sentence "She knows …"."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of `Facts` that must not be empty or None."""
     folds: ClassVar[Folds] = "symbols"
@@ -57,12 +57,13 @@ class Attack(ABC):
     more of a label than the string could."""
 
     cliff: ClassVar[bool] = False
-    """Whether less than half of the label bits counts as none: for attacks that know everything but a few numbers,
-    where the remainder is the learner's error and no entropy."""
+    """Whether an attack that leaves less than half of the label bits is taken to leave none. For attacks that know
+    everything but a few numbers: there, what is left is the error of our learner and not entropy."""
     hidden_context: ClassVar[float] = 0.0
-    """Share of this attack's gain that is lost when it is judged by folds, because labels that it would look up are
-    hidden together with the one in question. 0 for Eve's own signals, and for labels near a symbol, which are never in
-    its fold; `HIDDEN_CONTEXT` for labels from anywhere. The judge adds it."""
+    """Share of this attack's gain that is lost by the folds, because labels that it would look up are hidden together
+    with the label that it guesses. 0 for attacks that use Eve's own signals, and for those that use only labels near a
+    symbol, which are never in its fold; `HIDDEN_CONTEXT` for those that use labels anywhere. The judge corrects for it.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -94,9 +95,9 @@ class Broken:
 
 
 def load_attacks() -> tuple[dict[str, type[Attack]], list[Broken]]:
-    """Return the attacks by name, and those that cannot be used with the reason, as the registry finds them.
+    """Return the attacks by name, and those that cannot be used, with the reason.
 
-    A name that two attacks bear is broken: which of the two was meant nobody knows.
+    Two attacks with the same name cannot be used, because it is not known which of them is meant.
     """
     return registry.usable("attacks"), [Broken(p.name, p.cause) for p in registry.problems(("attacks",))]
 

@@ -1,4 +1,4 @@
-"""What the positions of corrected bits reveal about a string: the charge for a discussion that shows them."""
+"""The information about a string in the positions of its corrected bits, for discussions that publish them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from testbed.core.types import I64
 def correction_leak(values: I64, flags: I64, bits: I64) -> int:
     """Return what the positions of corrected bits reveal about the labels of the string, in bits, rounded up.
 
-    (label,) each: the label as a number, a 1 in `flags` where one of its bits was corrected, its length. Values next to
-    a border are often wrong, and regions on both sides of it have most of the label in common; a label without errors
-    is more likely of a region that is seldom wrong. Together they reveal I(label; flags) = H(label) − H(label | flags),
-    for any labels and wherever errors are frequent. That a bit was corrected is known from two parities, which are
-    counted: a label of b bits with w errors is charged at most b − w. Entropies are those of the observed frequencies,
-    which are too low on average, more so with fewer labels; the charge is then too high.
+    All arrays are (label,): the label as a number; in `flags`, a number with a 1 at each corrected bit; the length.
+    Some labels are corrected more often than others, so that the positions reveal
+    I(label; flags) = H(label) − H(label | flags) bits. The parities that locate a corrected bit are counted elsewhere
+    and reveal one bit of its label each: a label of b bits with w errors is therefore charged at most b − w. The
+    entropies are those of the observed frequencies; with few labels these are too low and the charge is too high.
 
     What a position reveals of the labels of neighbouring probes is not included. For signs of a first-order process
     with correlation 0.6 to 0.95 from probe to probe, at 10 to 20 dB, that is 0.01 to 0.12 bit per bit by Shannon, but

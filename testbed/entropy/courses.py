@@ -1,7 +1,7 @@
 """A reference series whose shift changes in the course of a block: the likeliest sequence of shifts (Viterbi).
 
-Which of the reference's channels stands for which of Alice's columns is learnt on the way: from the block's pieces that
-agree at one shift, or it starts from the columns as they stand.
+Which of the reference's channels corresponds to which of Alice's columns is learnt in the same iterations. They start
+from pieces of the block that agree at one shift, or from the assumption that column n corresponds to channel n.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ F32 = NDArray[np.float32]
 _PIECE = 48
 _PASSES = 2
 _STARTS = 2
-"""Anchors from which a course is begun."""
+"""Number of anchors from which a sequence of shifts is searched."""
 _CLOSE = 0.3
-"""Standard deviation of a column about the reference's same one, in an Eve who is followed as she stands."""
+"""Assumed standard deviation of a column from the reference's channel of the same number, at the start."""
 _MOST_NATS, _UNKNOWN_NATS = 12.0, 6.0
 _CHANGE_NATS = 9.0
-"""Penalty for a change of shift: about the logarithm of the number of possible changes at each probe."""
+"""Penalty of a change of shift in nats: about the logarithm of the number of possible changes at each probe."""
 
 
 def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
@@ -63,7 +63,7 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Alice's values, and the reference's at each candidate shift; 0 where there is none."""
+    """Alice's values, and the reference's values at each candidate shift; 0 where one is missing."""
 
     z: F32
     """(probe, column)."""
@@ -94,16 +94,16 @@ class _Choice:
         return course
 
     def as_they_stand(self, guess: F32) -> F32:
-        """Return (probe, candidate) log-likelihoods where a guess (probe, candidate, column) is nearly right.
+        """Return (probe, candidate) log-likelihoods, assuming that `guess` (probe, candidate, column) is nearly right.
 
-        Such a start needs no long pieces: an Eve who hears well and only loses packets is followed through short ones.
+        This start needs no long pieces: it suits an Eve who receives well but loses packets often.
         """
         error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
         error = np.where(self.there[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
         return np.asarray(-(error * self.known[:, None]).sum(axis=2))
 
     def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:
-        """Return log-likelihoods by the linear map that holds in a piece that agrees at one shift."""
+        """Return log-likelihoods by the linear map that is fitted in a piece that agrees at one shift."""
         if anchor.shift not in shifts:
             return np.zeros(self.there.shape, np.float32)
         here = self.series[:, :, anchor.columns]
@@ -112,7 +112,7 @@ class _Choice:
         return self.as_they_stand(here @ np.linalg.solve(gram, x.T @ self.z[anchor.rows]))
 
     def likely(self, course: I64) -> F32:
-        """Return log-likelihoods by the linear map that the present course teaches."""
+        """Return log-likelihoods by the linear map that is fitted along the present sequence of shifts."""
         x = self.at(course)
         gram = x.T @ x + 0.02 * len(x) * np.eye(x.shape[1], dtype=np.float32)
         coefficients = np.linalg.solve(gram, x.T @ self.z)
@@ -126,7 +126,7 @@ class _Choice:
 
 
 def courses(likely: F32) -> I64:
-    """Return (start, probe) the likeliest sequences of candidates; every change has the same penalty.
+    """Return (start, probe) the most likely sequences of candidates; every change of candidate has the same penalty.
 
     likely: (start, probe, candidate) log-likelihoods.
     """

@@ -1,4 +1,4 @@
-"""The base of most attacks: inputs by probe, a regression to Alice's scores, labels from the estimates."""
+"""The base of most attacks: a regression from inputs at each probe to Alice's scores, and from there to labels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MOST_INPUTS = 96
 
 
 class ByRegimes(Attack):
-    """Estimates of which more may be known at times than at others."""
+    """An attack whose estimates may be better in some parts of the block than in others."""
 
     folds: ClassVar[Folds] = "probes"
     _changes: bool | None = None
-    """Whether heeding such times pays: the first fold decides for all."""
+    """Whether such parts are told apart; the first fold decides this for all folds."""
 
     def _by_regimes(self, y: F64, found: Estimate, again: Callable[[F64], Estimate]) -> Estimate:
         known = None if self._changes is False else changes(y, found)
@@ -79,7 +79,7 @@ def _with_trust(x: F64, y: F64, most: int, trust: F64) -> Estimate:
 class DirectAttack(ByRegimes):
     """Uses one channel for each of Alice's columns, unchanged except for its sign: only a few parameters.
 
-    In a regression with hundreds of parameters, what it has not learnt would look like entropy.
+    A regression with hundreds of parameters has a large error of its own, which would be mistaken for entropy.
     """
 
     _fitted = False
@@ -101,12 +101,12 @@ class DirectAttack(ByRegimes):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Shift, sign, channel, error, and doubt."""
+        """Return 5 (shift, sign, channel, error and doubt, see `read_off`), or 0 where nothing is fitted."""
         return 5.0 if self._fitted else 0.0
 
 
 def chosen(z: F64, inputs: F64) -> F64:
-    """Return (probe, column) for each column of z the one channel, as normal scores, that agrees best with it."""
+    """Return (probe, column) the channel that agrees best with each column of z, as normal scores."""
     there, known = np.isfinite(inputs).astype(float), np.isfinite(z).astype(float)
     a, b = zero_filled(z), zero_filled(inputs)
     both = known.T @ there
@@ -118,7 +118,10 @@ def chosen(z: F64, inputs: F64) -> F64:
 
 
 def scaled(z: F64, x: F64, trust: F64) -> Estimate:
-    """Return estimates of z (probe, column) by its channel x times one factor a column; trust (probe,) weighs rows."""
+    """Return estimates of z (probe, column): x, of the same shape, times one factor per column.
+
+    trust: (probe,) weights.
+    """
     known = np.isfinite(z) & np.isfinite(x)
     w = np.where(known, trust[:, None] ** 2, 0.0)
     a, b = np.where(known, z, 0.0), np.where(known, x, 0.0)

@@ -1,7 +1,7 @@
 """The facts of a block when its key's length is decided: Alice's string, Eve's measurements, what is public.
 
-Everything here is in Alice's process. `Facts.hide` gives an attack the view that it is judged by: labels, features and
-CSI of the symbols that it has to guess are gone from it, so that it cannot look them up.
+All of this is in the memory of Alice's process. An attack gets the view that `Facts.hide` returns, from which labels,
+features and CSI of the symbols that it has to guess are removed, so that it cannot look them up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Heard:
     name: str
     """Node, antenna and link, as "eve.0:alice": node eve, antenna 0, Alice's transmissions."""
     rounds: I64
-    """(round,) numbers, strictly ascending; none needs to be one of Alice's."""
+    """(round,) numbers, strictly ascending; they need not be numbers of Alice's rounds."""
     time_s: F64
     """(round,) times on Eve's clock, not used for pairing."""
     values: F64
@@ -45,7 +45,7 @@ class Heard:
 
     @property
     def node(self) -> str:
-        """The Eve to whom this belongs: the name before the first dot or colon."""
+        """Name of the Eve who measured this: the name before the first dot or colon."""
         return self.name.split(":")[0].split(".")[0]
 
     @property
@@ -58,12 +58,12 @@ class Heard:
 class Earlier:
     """Alice's measurements before this block that Eve knows in full: an earlier block, training, an earlier run.
 
-    That Eve knows the analogue features, not only the labels, is in her favour.
+    Eve is assumed to know the analogue features and not only the labels, which makes her stronger.
     """
 
     name: str
     same_run: bool
-    """Whether its round numbers continue in this block; those of an earlier run have any origin."""
+    """Whether its round numbers are counted as this block's are; those of an earlier run have another origin."""
     rounds: I64
     """(probe,) strictly ascending."""
     time_s: F64
@@ -110,15 +110,16 @@ class Facts:
     states: I64 | None = None
     """(probe,) opaque number of the surface's state; None where there is no surface."""
     state_bits: int | None = None
-    """How many bits of a secret state show in a channel: elements times bits each, less those of a phase that all
-    elements share, which no amplitude shows where there is no path beside the surface; None: states are not secret."""
+    """Number of bits of a secret state that affect a channel: elements times bits each. The bits of one element less
+    where no path leads past the surface: amplitudes then do not change with a phase that all elements have in common.
+    None: states are not secret."""
     earlier: tuple[Earlier, ...] = ()
     scratch: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """Shared by all views of a block: for results that follow from Eve's side alone and take time to compute. An attack
     must not keep anything here that follows from Alice's labels; the judge's canary finds it."""
 
     view: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """The same for this view alone, for what attacks of one fold have in common."""
+    """The same for this view alone: for results that the attacks of one fold have in common."""
 
     def __post_init__(self) -> None:
         n, (n_probes, n_columns) = self.value.size, _series("Alice's features", self.rounds, self.time_s, self.features)
@@ -159,9 +160,9 @@ class Facts:
     def of_bits(cls, bits: Bits, published: Mask, rounds: I64, time_s: F64, features: F64, **rest: Any) -> Facts:
         """Build from bits in the order (probe, dimension, level bit) and (bit,) which of them were published.
 
-        Labels are the binary numbers of a symbol's bits, whatever the code. A symbol some bits of which were published
-        counts as kept, with all its bits: a caller that sacrifices less than whole symbols has to subtract the
-        published bits of kept symbols from the length (`length.key_length`, published_bits).
+        A label is the binary number that a symbol's bits form, whatever the code. A symbol of which only some bits
+        were published counts as kept, with all its bits: the caller then has to subtract the published bits of kept
+        symbols from the length (`length.key_length`, published_bits).
         """
         new = np.ones(bits.values.size, np.bool_)
         new[1:] = (np.diff(bits.probe) != 0) | (np.diff(bits.dimension) != 0)
@@ -205,26 +206,26 @@ class Facts:
 
     @property
     def drawn_bits(self) -> float | None:
-        """What was drawn for this block's states in bits; None without a secret surface.
+        """Entropy in bits of the draw of this block's surface states; None without a secret surface.
 
-        Only states that were never held in an earlier series count. They were drawn uniformly, and all that is known of
-        them is that they differ: log2 of K·(K − 1)·….
+        Only states that were not held in an earlier series count. They were drawn uniformly, and it is known that they
+        differ: log2 of K·(K − 1)·…, with K the number of possible states.
         """
         if self.states is None or self.state_bits is None:
             return None
         before = np.concatenate([np.zeros(0, np.int64), *(e.states for e in self.earlier if e.states is not None)])
         before = np.unique(before[before >= 0])
         new = np.setdiff1d(self.states, before).size
-        if self.state_bits > 32:  # so many states that none is missed
+        if self.state_bits > 32:  # the earlier states make no difference to so many
             return float(new * self.state_bits)
         left = (1 << self.state_bits) - before.size - np.arange(new)
         return float(np.log2(np.maximum(left, 1)).sum())
 
     @property
     def surface_bits(self) -> float | None:
-        """What the kept labels can be worth in bits where nothing but the surface changes; None without a secret one.
+        """Largest entropy in bits of the kept labels where nothing but the surface changes; None without a secret one.
 
-        They then follow from the states: `drawn_bits`, less what the published labels tell of them.
+        All labels then follow from the states: it is `drawn_bits`, less the number of published label bits.
         """
         drawn = self.drawn_bits
         return None if drawn is None else max(0.0, drawn - float(self.bits[self.published].sum()))

@@ -1,9 +1,9 @@
-"""Which of several experts is right where: hidden states that change now and then, by forward and backward passes.
+"""Estimates which of several experts is right at which probe: a hidden Markov chain, by forward and backward passes.
 
-An expert is anything that says how likely a symbol or a probe is: a regression, an attack. The state of a probe is the
-expert that is right there; from one probe to the next it stays, or with a small probability any other follows, in the
-proportions of their use (fixed share: Herbster and Warmuth 1998; Markov-switching regressions: Hamilton 1989). What
-weighs the experts at a symbol never includes the symbol itself.
+An expert is anything that states how likely a symbol or a probe is: a regression or an attack. The hidden state of a
+probe is the expert that is right there. It stays the same from one probe to the next or, with a small probability, is
+drawn anew in the proportions in which the experts are used (fixed share: Herbster and Warmuth 1998; Markov-switching
+regressions: Hamilton 1989). The weights of the experts at a symbol never depend on the symbol itself.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import numpy as np
 from testbed.core.types import F64, I64
 
 _CHANGES = np.array([0.3, 0.06, 0.01, 1e-3])
-"""Probabilities of a change from one probe to the next that are tried."""
+"""Probabilities of a change from one probe to the next, of which the best is used."""
 _TURNS = 3
 _LEAST_SHARE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """How much each expert counts at each probe."""
+    """The weight of each expert at each probe."""
 
     without: F64
     """(probe, expert) natural logarithms of the weights by all other probes, not normalised."""
     total: float
-    """Sum of the logarithms of what the probes' values are worth by all the others."""
+    """Log-likelihood of the probes' values, each with the weights by all other probes, summed over the probes."""
 
 
 def gate(likely: F64, turns: int = _TURNS) -> Gate:
     """Return weights of the experts, from (probe, expert) log-likelihoods; 0 in a row where nothing is known.
 
-    The probability of a change is the one that explains the probes best, each by the others.
+    The probability of a change is the one with the largest log-likelihood, each probe being predicted by the others.
     """
     share = np.full(likely.shape[1], 1.0 / likely.shape[1])
     scaled = np.exp(np.maximum(likely - likely.max(axis=1, keepdims=True), -600.0))
@@ -52,10 +52,10 @@ def gate(likely: F64, turns: int = _TURNS) -> Gate:
 
 
 def _both_ways(scaled: F64, share: F64) -> F64:
-    """Return (change, probe, expert) the weights by the probes before times those by the probes behind.
+    """Return (change, probe, expert) the weights by the earlier probes times those by the later probes.
 
-    A chain that forgets itself in the proportions of use is the same forwards and backwards, and so both passes, in
-    units of these proportions, are one recursion.
+    The chain is reversible: after a change, experts are drawn in their stationary proportions. Relative to these
+    proportions, the forward and the backward pass are therefore the same recursion.
     """
     n, k = scaled.shape
     change = _CHANGES[:, None]
@@ -82,7 +82,7 @@ def weights_of_symbols(loss: F64, probe: I64) -> F64:
 
 
 def weights_in_groups(loss: F64, group: I64, probe: I64) -> F64:
-    """As `weights_of_symbols`, where one expert is right throughout a group; the symbol's own probe does not count."""
+    """As `weights_of_symbols`, if one expert is right in all of a group. The symbol's own probe does not count."""
     where = np.unique(group, return_inverse=True)[1]
     cell = np.unique(where * (int(probe.max(initial=0)) + 1) + probe, return_inverse=True)[1]
     out = np.empty(loss.shape)

@@ -19,7 +19,7 @@ import scipy
 from testbed.core.types import F64, I64, Bits
 
 _GRID = 512
-"""Number of points at which integrals over a score are evaluated: the middles of as many equally likely cells."""
+"""Number of points at which integrals over a score are evaluated: the middles of this many equally likely cells."""
 _CHUNK = 1 << 14
 _NOISES = np.geomspace(1e-5, 0.9999, 400)
 """Values of 1 − ρ² that `fit_noise` tries, in steps of 3 %."""
@@ -32,9 +32,9 @@ class Symbols:
     """The labels of a string whose bits are in the order (probe, dimension, place within the label)."""
 
     first: I64
-    """(symbol,) index of its most significant bit in the string."""
+    """(symbol,) index of the label's most significant bit in the string."""
     bits: I64
-    """(symbol,) how many bits it has."""
+    """(symbol,) number of bits of the label."""
     probe: I64
     dimension: I64
     value: I64
@@ -62,7 +62,7 @@ class Symbols:
 def normal_scores(values: F64) -> F64:
     """Return (probe, dimension) normal scores of each dimension's valid values; NaN where there is none.
 
-    Equal values share the mean of their places. A dimension without variation has no scores.
+    Equal values all get the mean of their ranks. A dimension without variation has no scores.
     """
     z = np.full(values.shape, np.nan)
     for d in range(values.shape[1]):
@@ -117,9 +117,9 @@ def bit_llr(y: F64, rho: float, m: int, place: int, known: I64, doubt: float = 1
 def level_entropies(rho: float, m: int, doubt: float = 0.0) -> tuple[float, ...]:
     """Return the entropy of each bit given the other end's score and the less significant bits, least first.
 
-    They add up to H(label | score). In this order of decoding the first bits are nearly random and the last nearly
-    certain, more so than in the opposite order or with a Gray code. Few bits are in between, where codes are least
-    efficient.
+    They add up to H(label | score). In this order of decoding the first bits are nearly random and the last ones nearly
+    certain, more so than in the opposite order or with a Gray code. Bits in between, for which codes are least
+    efficient, are few.
     """
     p = (1 - doubt) * _conditional(rho, m) + doubt / (1 << m)
     out, before = [], 0.0
@@ -156,7 +156,7 @@ def noises() -> F64:
 def renyi_entropy(rho: float, m: int, order: float) -> float:
     """Return H_order(label | score) in bits, the order above 1: log2 Σ_y P(y) Σ_q P(q|y)^order / (1 − order).
 
-    For independent samples this adds up, and −log2(ε)/(order − 1) below the sum lies a bound of the ε-smooth
+    For independent samples these entropies add up. The sum, less −log2(ε)/(order − 1), is a lower bound of the ε-smooth
     min-entropy (Tomamichel, Colbeck and Renner 2009, classical case).
     """
     if m == 0 or rho == 0.0:

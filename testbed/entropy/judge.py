@@ -1,16 +1,17 @@
 """Judges a portfolio of Eves on Alice's whole string, out of fold, and bounds the entropy that they leave.
 
-Ten folds of the kept symbols; published symbols, earlier blocks, training and earlier runs are always known to the
-attack. Each symbol is guessed exactly once, by an attack that has not seen its label, feature or CSI. The attack itself
-states what must be hidden together (`Attack.folds`): single symbols for those that use Alice's string, whole probes
-for those that use her analogue values, because features and CSI of the same probe would reveal more of a label than the
-string could. Folds are random, but never the same within five probes: the neighbours of a symbol are not hidden.
+The kept symbols are divided into ten folds; published symbols, earlier blocks, training and earlier runs are always
+known to the attack. Each symbol is guessed exactly once, by an attack that has not seen its label, feature or CSI. The
+attack itself states what must be hidden together (`Attack.folds`): single symbols if it uses Alice's string, whole
+probes if it uses her analogue values, because features and CSI of the same probe would reveal more of a label than the
+string could. Folds are random, but two symbols within five probes are never in the same one: the neighbours of a symbol
+are not hidden with it.
 
-After the attacks their mixture is judged as one Eve more ("together"). Which of them is right at a symbol is weighed by
-their success at all other symbols, as a hidden state that may change from probe to probe, by dimension, or by the
-phase of a short period (`entropy.gating`), so that an Eve who is right at times is not judged by her average. The
-weights are learnt from later symbols as well, which is in Eve's favour, and so is what changes within a block for
-single attacks (`entropy.regimes`, `entropy.courses`).
+After the attacks, their mixture is judged as one further Eve ("together"). At each symbol, the attacks are weighed by
+their success at all other symbols: the best one may change from probe to probe, by dimension, or by the phase of a
+short period (`entropy.gating`). An attack that succeeds only in a part of the block thus counts in full there. The
+weights are learnt from later symbols as well, which makes Eve stronger. Single attacks also divide a block into parts
+(`entropy.regimes`, `entropy.courses`), and they, too, learn these parts from later symbols as well.
 
 Two bounds follow, both of them **estimates that condition on the portfolio**: no statistic excludes an attack that
 is not in it.
@@ -18,31 +19,33 @@ is not in it.
 estimated   H = Σ over label depths of −n·log2 p̄, the least over attacks; p̄ is the upper Clopper–Pearson limit of the
             probability to guess a label, at δ = 2^−(e+2) / (attacks · blocks), shared among depths. −log2 of a mean is
             at most the mean of −log2 (convexity), so symbols that are guessed unequally well are charged in full.
-modelled    H = min (L − smoothing) − 0.72 · max dof, at most M, 0 below M/2, and less 0.3 of what it lies below M
-            (`LEARNERS_SHARE`: measured, not proved). L is the out-of-fold log-loss in bits;
-            each fitted parameter costs ½·log2 e = 0.72 bits of it on average; this is the learner's error and not
-            entropy; smoothing is by how much the smooth min-entropy is below the Shannon entropy of independent labels
-            with the predicted distributions, by the best of several Rényi orders (Tomamichel, Colbeck and Renner 2009).
-            Below M/2 what is left is dominated by what learners miss: the cliff.
+modelled    H = min (L − smoothing) − 0.72 · max dof, at most M. A further 0.3·(M − H) is subtracted
+            (`LEARNERS_SHARE`: measured, not proved), and below M/2 H is set to 0. L is the out-of-fold log-loss in
+            bits. Each fitted parameter costs ½·log2 e = 0.72 bits of it on average, which is the learner's error and
+            not entropy. "smoothing" is the difference between the Shannon entropy of independent labels with the
+            predicted distributions and their smooth min-entropy, by the best of several Rényi orders (Tomamichel,
+            Colbeck and Renner 2009). Below M/2 ("the cliff") the remainder is mostly what the learners miss.
 
 What is proved and what is not:
 - *Chain rule.* H(kept | published, Eve) = Σ H(label | published, kept labels before it, Eve) in any fixed order: here
   that of (round, dimension). So attacks look up Alice's own labels only where they come before the symbol in question
   or are public; in learning how labels depend on one another they may use all of the training symbols, since an Eve may
-  know any parameter. This is exact for Shannon entropy; judging guesses instead is an estimate. (Conditioning on
-  all other labels, erasure entropy, would be a lower bound as well, Han 1978, Verdú and Weissman 2008, but counts what
-  repeats never instead of once, and grants half for AR(1) fading with ρ = 0.9.)
-- *What folds hide.* A tenth of the labels far away is hidden in the same fold as the symbol that they would reveal; the
-gain of such an attack, in hits and in log-loss, is scaled up for it (`Attack.hidden_context`).
+  know any parameter. This is exact for Shannon entropy; to judge guesses instead is an estimate. (The entropy of each
+  label given all others, called erasure entropy, is a lower bound as well, Han 1978, Verdú and Weissman 2008. It
+  is too low: it does not count a repeated label even once, and gives half of the entropy for AR(1) fading with
+  ρ = 0.9.)
+- *What folds hide.* A fold hides a tenth of all labels, among them labels far from a symbol from which an attack could
+  guess it. Therefore the gain of such an attack, in hits and in log-loss, is scaled up (`Attack.hidden_context`).
 - *Trials that depend on one another.* Inside one fold, given all that is outside of it, hits minus their conditional
   probabilities are a martingale difference sequence, and the Chernoff bound in relative entropy holds for the average
   conditional probability under any dependence (the exponential supermartingale Π e^(−λ·hit)/(1 − p(1 − e^−λ)) and
-  concavity of the logarithm). This is a proof for each fold alone, of n/10 trials; pooling ten folds at the level of n
-  trials is not covered by it: what is proved of a pooled cross-validation is no more than for a tenth of the trials
-  (Blum, Kalai and Langford 1999).
+  concavity of the logarithm). This is a proof for each fold of n/10 trials alone. It does not cover ten folds that are
+  pooled to n trials: the proved bounds of a pooled cross-validation are those of a tenth of the trials (Blum, Kalai
+  and Langford 1999).
 - Therefore an *estimate* replaces the missing proof: hits of neighbouring probes may be dependent (one unusual label
-changes the guesses around it), so the number of trials is divided by the variance of batch sums relative to independent
-  trials, never below 1 (`inflation`). Batches of neighbouring probes; two lengths, the larger value counts.
+  changes the guesses around it), so the number of trials is divided by the variance of batch sums relative to
+  independent trials, never below 1 (`inflation`). Batches consist of neighbouring probes and have two lengths; the
+  larger of both variances is used.
 - Neither bound covers distributions that differ from block to block, nor what Eve learns later.
 """
 
@@ -64,8 +67,8 @@ from testbed.entropy.gating import weights_in_groups, weights_of_symbols
 
 BITS_A_PARAMETER = 0.72
 LEARNERS_SHARE = 0.3
-"""Share of an attack's gain in log-loss that is added for the gain of a better learner: where some symbols are known
-and others not, and which must be learnt, ours were up to a fifth short in blocks of 240 probes."""
+"""Share of an attack's gain in log-loss by which the gain is increased, as a better learner might have more. In blocks
+of 240 probes, where an attack had to learn which symbols it knows, our learners' gain was up to a fifth too small."""
 Rule = Literal["estimated", "modelled"]
 
 _BATCHES = (64, 24)
@@ -88,7 +91,7 @@ class Finding:
     symbols: int
     hits: int
     upper_bound: float
-    """p̄, the mean over symbols where depths differ."""
+    """p̄; the mean over all symbols where labels have different depths."""
     log_loss_bits: float
     """L of all kept symbols, out of fold."""
     smoothing_bits: float
@@ -106,7 +109,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attack that raised or used hidden values: a counted event, and no key from this block."""
+    """An attack that raised an error or used hidden values. It is recorded, and the block makes no key."""
 
     attack: str
     reason: str
@@ -127,7 +130,7 @@ class Judgement:
 
     def modelled_bits(self, finding: Finding) -> float:
         """Return H that this Eve alone would leave by the rule "modelled", 0 to M, the cliff included."""
-        if finding.estimated_bits == 0.0:  # less than half is left of an attack with a cliff
+        if finding.estimated_bits == 0.0:  # such as an attack with a cliff that leaves less than half
             return 0.0
         most = max((f.degrees_of_freedom for f in self.findings), default=0.0)
         bits = min(self.kept_bits, finding.log_loss_bits - finding.smoothing_bits) - BITS_A_PARAMETER * most
@@ -205,7 +208,7 @@ def folds(facts: Facts, kind: str, seed: int) -> list[I64]:
 
 
 def _spaced(n: int, seed: int) -> I64:
-    """Return (n,) random folds, none of which occurs twice within half as many places as there are folds."""
+    """Return (n,) random fold numbers; no fold occurs twice within FOLDS // 2 + 1 successive places."""
     draws = permutation(n, seed, "folds of probes")
     out: list[int] = []
     for draw in draws.tolist():
@@ -216,12 +219,12 @@ def _spaced(n: int, seed: int) -> I64:
 
 
 class AttackLied(Exception):
-    """The attack returned no distribution, or one that follows from values that were hidden from it."""
+    """The attack did not return a probability distribution, or returned one that depends on values hidden from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Expert:
-    """What one attack says of all kept symbols, each out of fold."""
+    """The predictions of one attack for all kept symbols, each made out of fold."""
 
     name: str
     knows: str
@@ -229,12 +232,12 @@ class _Expert:
     """(kept symbol, label)."""
     freedom: float
     hidden: float
-    """Share of its gain that folds hide."""
+    """Share of the attack's gain that is lost by the folds (`Attack.hidden_context`)."""
     cliff: bool = False
 
 
 def _together(facts: Facts, experts: list[_Expert]) -> _Expert:
-    """Return the Eve who has all of them and knows which is right where: in time, by dimension, by a round's phase.
+    """Return the Eve who has all attacks and knows which one is right at a time, in a dimension, or at a round's phase.
 
     Which one is right at a symbol is learnt from all other symbols (`entropy.gating`).
     """
@@ -290,7 +293,7 @@ def _finding(facts: Facts, expert: _Expert, delta_log2: float) -> Finding:
 
 
 class _Asked:
-    """One attack while it is being asked; after an error it is not asked again."""
+    """An attack, its predictions so far, and its error if it had one; after an error it is not asked again."""
 
     def __init__(self, facts: Facts, attack: Attack) -> None:
         self.attack = attack
@@ -304,7 +307,7 @@ class _Asked:
         self._guarded(lambda: self._predict(view, test))
 
     def predict_again(self, view: Facts, test: I64) -> None:
-        """Ask about symbols that were asked about before, where the hidden labels are in another order."""
+        """Ask for the predictions of `test` once more, in a view in which the hidden labels are in another order."""
         self._guarded(lambda: self._predict_again(view, test))
 
     def expert(self, facts: Facts) -> _Expert:
@@ -335,9 +338,10 @@ class _Asked:
 
 
 def _asked(facts: Facts, attacks: Sequence[Attack], seed: int) -> list[_Asked]:
-    """Ask every attack that applies about every fold; those that failed come with their error.
+    """Return every attack that applies, with its predictions of all folds, or with its error.
 
-    Fold by fold, because attacks share intermediate results of a view, which are large.
+    All attacks are asked about one fold before the next, because they share intermediate results of a view, which are
+    large.
     """
     asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
     kinds = sorted({one.attack.folds for one in asked})
@@ -347,8 +351,8 @@ def _asked(facts: Facts, attacks: Sequence[Attack], seed: int) -> list[_Asked]:
         for one in asked:
             if one.attack.folds in views:
                 one.predict(*views[one.attack.folds])
-    # The canary: by now every label was visible in some fold. Asked again about the first fold, a correct attack
-    # repeats its answer; one that kept hidden labels answers better.
+    # The canary test: by now every label was visible in some fold. If asked about the first fold again, a correct
+    # attack repeats its prediction; an attack that stored labels of other folds predicts better.
     views = {kind: (_another_string(facts, t[0], seed).hide(t[0]), t[0]) for kind, t in tests.items() if t}
     for one in asked:
         one.predict_again(*views[one.attack.folds])
@@ -356,7 +360,7 @@ def _asked(facts: Facts, attacks: Sequence[Attack], seed: int) -> list[_Asked]:
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:
-    """Return the facts with the labels of `test` in another order; these are hidden, so the attack must not notice."""
+    """Return the facts with the labels of `test` in another order. They are hidden, so no prediction may change."""
     value = facts.value.copy()
     for bits in np.unique(facts.bits[test]).tolist():
         own = test[facts.bits[test] == bits]
@@ -394,8 +398,8 @@ def inflation(hit: np.ndarray, probe: I64, depth: I64) -> float:
         sums = np.bincount(batch, hit - expected, batches)
         spread = float((expected * (1.0 - expected)).sum())
         if spread > 0.0:
-            # Differences of neighbouring batches, without the largest tenth: chances that change during a block do not
-            # affect the limit (Hoeffding 1956), and they enter the differences only once.
+            # Differences of neighbouring batches, without the largest tenth. Probabilities that change during a block
+            # do not make the limit wrong (Hoeffding 1956); a lasting change appears in only one of the differences.
             steps = np.sort(np.diff(sums) ** 2)[: int((batches - 1) * 0.9)]
             most = max(most, float(steps.mean()) / _LOWER_NINE_TENTHS / 2.0 / (spread / batches))
     return most
@@ -404,9 +408,9 @@ def inflation(hit: np.ndarray, probe: I64, depth: I64) -> float:
 def upper_bounds(
     hit: np.ndarray, depth: I64, inflation: float, delta_log2: float, more: float = 0.0
 ) -> dict[int, float]:
-    """Return by label depth the upper confidence limit of the probability to guess a label.
+    """Return, for each label depth, the upper confidence limit of the probability to guess a label.
 
-    `more`: part of the hits beyond chance, added for what the folds hide.
+    `more`: share of the hits beyond chance that is added to them because of the folds (`Attack.hidden_context`).
     """
     depths = np.unique(depth).tolist()
     delta = 2.0**delta_log2 / len(depths)
@@ -430,7 +434,7 @@ def clopper_pearson(hits: float, trials: float, inflation: float, delta: float) 
 
 
 def smoothing(p: F64, epsilon_log2: float) -> float:
-    """Return by how much the ε′-smooth min-entropy of independent labels is below their Shannon entropy, in bits.
+    """Return the Shannon entropy of independent labels less their ε′-smooth min-entropy, in bits.
 
     p (symbol, label); ε′ = 2**−epsilon_log2. Smoothing costs 2·ε′: with ε′ = δ/2 a quarter of ε over all blocks.
     """

@@ -2,18 +2,18 @@
 
     ℓ = ⌊H − leaked − 2·(e + 2 + log2 B) − log2(number of possible lengths)⌋, in steps of 64,
 
-H of `entropy.judge` (or of an assumed Eve, or of the bits that a secret surface was drawn with, whichever is least),
-e = −log2 ε of a whole run of B blocks. The budget:
+H is the entropy by `entropy.judge`, or that given an assumed Eve, or the entropy of the draw of secret surface states,
+whichever is least; e = −log2 ε of a whole run of B blocks. The budget of ε, in quarters:
 
     ε_PE  2^−(e+2)   over all blocks and attacks: an attack is better than its confidence limit
     ε_EC  2^−(e+2)   both sides verify strings that differ
     ε_PA  2^−(e+2)   over all blocks: the error of hashing (leftover hash lemma: Impagliazzo, Levin and Luby 1989; with
                      side information and smoothing, Renner 2005; each block gets ε_PA/B, hence 2·(e + 2 + log2 B))
-    the fourth quarter is for smoothing in the rule "modelled".
+    The fourth quarter is for smoothing in the rule "modelled".
 
 The leftover hash lemma holds for a length that is fixed beforehand. Here the length follows from the string and is
 published, and a message with one of k possible contents costs log2 k bits (Dodis, Ostrovsky, Reyzin and Smith 2008,
-lemma 2.2: average min-entropy). This is why lengths come in steps, and why no entropy is ever published.
+lemma 2.2: average min-entropy). This is why lengths come in steps, and why no entropy is published.
 
 The leftover hash lemma, the charge for messages and the sum over blocks are proofs *given H*. H is an estimate.
 """
@@ -46,7 +46,7 @@ class Budget:
     """Probability with which a run's keys may fail, and the number of blocks that share it."""
 
     epsilon_log2: int = 64
-    """e: the keys of a run are together within 2**−e of ideal, given H."""
+    """e: all keys of a run together differ from ideal ones by at most 2**−e, given H."""
     blocks: int = 1
     """B: number of blocks that the run plans."""
 
@@ -67,7 +67,8 @@ class Budget:
         return 2.0 * (self.epsilon_log2 + 2 + log2(self.blocks))
 
     def check_tag(self, string_bits: int, tag_bits: int = TAG_BITS) -> None:
-        """Raise InputError where a polynomial tag of a string is not good enough for ε_EC: n/t + 1 terms of 2^−t."""
+        """Raise InputError where a tag is too short for ε_EC: for n bits and tags of t bits, (n/t + 1)·2^−t is too
+        large."""
         log2_failure = log2(self.blocks) + log2(string_bits / tag_bits + 1.0) - tag_bits
         if log2_failure > self.quarter_log2:
             raise InputError(
@@ -83,8 +84,8 @@ class AssumedEve:
     correlation: float | None = None
     """Correlation of one antenna's feature with Alice's, as normal scores, 0 to 1."""
     distance_wavelengths: float | None = None
-    """Distance of her nearest antenna from Bob's (or Alice's), with scattering from all sides: her field has the
-    correlation J0(2πd), at the least favourable distance from d on (the zeros of J0 are not relied on)."""
+    """Distance d of her nearest antenna from Bob's (or Alice's), in scattering from all sides. The correlation is the
+    largest |J0(2πx)| of all distances x from d on, so that the zeros of J0 do not count in the key's favour."""
     antennas: int = 1
 
     def __post_init__(self) -> None:
@@ -290,7 +291,7 @@ class _Question:
         return tuple(sorted(out, key=lambda r: (r.key_bits, -(r.guess_probability or 0.0))))
 
     def sensitivity(self, assumed: AssumedEve | None, antennas: Sequence[int]) -> tuple[EveRow, ...]:
-        """Return the key's length under other assumptions: never more than under those that were made."""
+        """Return the key's length under other assumptions; it never exceeds that under the assumptions of this run."""
         worst = self.judgement.worst(self.rule)
         h = 0.0 if self.judgement.failures or worst is None else self.judgement.bits(worst, self.rule)
         if (drawn := self.facts.surface_bits) is not None:
@@ -308,7 +309,7 @@ class _Question:
         return tuple(out)
 
     def _pattern_known(self, h: float) -> EveRow:
-        """Return what is left if secret patterns become known: by the chain rule at least H less what was drawn."""
+        """Return the length if the secret patterns become known: by the chain rule H falls by at most `drawn_bits`."""
         drawn = self.facts.drawn_bits
         if drawn is None:
             words = "every pattern of the surface, as everybody does"
@@ -317,7 +318,7 @@ class _Question:
         return EveRow("pattern known", words, None, None, self.rounded(max(0.0, h - drawn)))
 
     def _back_later(self, h: float) -> EveRow:
-        """Return what is left if somebody stands later where Alice or Bob stood, and nothing else has changed."""
+        """Return the length if Eve can measure later where Alice or Bob stood, with nothing else changed."""
         words = "what is measured where Alice or Bob stood, since she stands there later in the same surroundings"
         if (drawn := self.facts.surface_bits) is None:
             return EveRow("back later", words, None, None, 0)

@@ -1,8 +1,8 @@
 """Complex combinations of unknown phase: |Φw| fitted to amplitudes, with one free phase per probe.
 
-Radios have no common phase, so Alice's CSI is known up to a phase a probe, the same for all of her channels. The fit
-alternates between the phases of the present coefficients and least squares (Gerchberg and Saxton 1972; Netrapalli, Jain
-and Sanghavi 2015 start it from the leading eigenvector, as here).
+Radios have no common phase, so Alice's CSI has an unknown phase in each probe, the same for all of her channels. The
+fit alternates between two steps: it computes the phases from the present coefficients, and the coefficients from these
+phases by least squares (Gerchberg and Saxton 1972; from the leading eigenvector: Netrapalli, Jain and Sanghavi 2015).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _RIDGE = 1e-6
 def amplitudes(phi: C128, h: C128 | F64) -> F64:
     """Return (probe, channel) |Φw|, w fitted for each channel at the probes where h is known.
 
-    phi (probe, coefficient), complete or with NaN rows, which get NaN. h (probe, channel) complex with a free phase a
-    probe, or real amplitudes ≥ 0 with a free phase a probe and channel; NaN where hidden. At probes of the fit, the
-    amplitude is corrected for their own influence (leverage).
+    phi (probe, coefficient); rows with NaN get NaN. h (probe, channel), NaN where hidden, is either complex with one
+    free phase per probe, or real ≥ 0 with a free phase for each probe and channel. At the probes of the fit, the
+    amplitude is that of a fit without the probe itself (by its leverage).
     """
     heard = np.isfinite(phi).all(axis=1)
     teach = heard & np.isfinite(h).all(axis=1)
@@ -36,7 +36,7 @@ def amplitudes(phi: C128, h: C128 | F64) -> F64:
     leverage = np.clip(np.einsum("ij,ji->i", at, solve).real, 0.0, 0.95)
     fitted = _best(at, solve, h[teach])
     out[heard] = np.abs(a[heard] @ fitted)
-    # as a linear fit without this probe gives it: the residual grows by 1/(1 − leverage)
+    # This is the value that a linear fit without this probe gives: the residual grows by 1/(1 − leverage).
     amplitude = np.abs(h[teach])
     own = amplitude - (amplitude - out[teach]) / (1.0 - leverage[:, None])
     out[teach] = np.maximum(own, 1e-3 * amplitude.mean(axis=0))
@@ -60,7 +60,8 @@ def _by_turns(a: C128, solve: C128, h: C128 | F64, w: C128) -> C128:
     joint = np.iscomplexobj(h)
     for turn in range(_TURNS):
         guess = a @ w
-        # first one phase per probe for all channels, then one for each, because a common error can block the first form
+        # First all channels of a probe have one phase, then each has its own: with a common phase the iteration can
+        # stop at a wrong solution.
         if joint and turn < _TURNS // 2:
             turned = h * _unit((guess * h.conj()).sum(axis=1, keepdims=True))
         else:
@@ -89,17 +90,17 @@ def _spectral(a: C128, amplitude: F64) -> C128:
 
 
 def on_scales(amplitude: F64) -> F64:
-    """Return (probe, 2·channel) an amplitude as level and as power: one of them is close to any scale of features."""
+    """Return (probe, 2·channel) an amplitude in dB and as power: features are nearly linear in one of the two."""
     level = np.log(np.maximum(amplitude, 1e-12))
     power = amplitude**2
     return np.concatenate([level, power / np.maximum(np.nanmean(power, axis=0), 1e-300)], axis=1)
 
 
 def alice_channels(csi: C128 | None, features: F64) -> list[C128 | F64]:
-    """Return what coefficients can be fitted to: Alice's CSI, or the amplitudes that her features may be levels of."""
+    """Return the targets of the fit: Alice's CSI, or else the amplitudes that her features imply on several scales."""
     if csi is not None:
         return [csi]
-    # dB, natural logarithm, magnitude: a feature that is none of them fits none
+    # The features may be amplitudes in dB, their natural logarithms, or the amplitudes; others fit none of these.
     db = np.exp(np.clip((features - np.nanmean(features, axis=0)) * (np.log(10.0) / 20.0), -20.0, 20.0))
     out: list[C128 | F64] = [db]
     if (np.nan_to_num(features, nan=1.0) >= 0).all():

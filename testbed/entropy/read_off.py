@@ -1,13 +1,14 @@
-"""From an estimate of Alice's analogue value and its error to a distribution over labels.
+"""Turns an estimate of Alice's analogue value, and its error, into a distribution over labels.
 
 A target is what an attack can estimate of a symbol: the normal score of Alice's feature, its magnitude, or any other
 number; or the scores of all features of a vector label. The relation of labels to targets is learnt from training
-symbols, so that any code, thresholds, guard bands, and targets that several labels have in common are covered:
+symbols; it may be any code with any thresholds and guard bands, and several labels may have the same targets:
 
     P(label | mean μ, spread σ) = ∫ N(t; μ, σ²) · share of the label among training symbols near t dt.
 
 Two numbers are then calibrated on the training symbols' own out-of-sample estimates: a factor on σ, and the doubt, the
-weight of the labels' frequencies. An attack that has learnt nothing thus gives the frequencies, and loses nothing.
+weight of the labels' frequencies. An attack that has learnt nothing thus returns the frequencies and is no worse than
+these.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from testbed.entropy.facts import HIDDEN, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
 
 _REACH = 3.4
-"""Largest target: of some thousands of normal scores none is larger."""
+"""Largest target of the grid; among some thousands of normal scores none is larger."""
 _STEPS = {1: 0.04, 2: 0.03, 3: 0.03, 4: 0.015, 5: 0.015}
 _FINEST = 0.0075
-"""Grid of targets by the bits of a label: about ten points in each cell except for the deepest labels."""
+"""Number of grid points of targets, by the bits of a label: about ten in each cell, fewer for the deepest labels."""
 _SPREADS = np.geomspace(0.012, 1.6, 16)
 _FACTORS = (-2, -1, 0, 1)
 """Steps on `_SPREADS`, each 1.39 times the one before."""
 _DOUBTS = np.array([1e-4, 5e-3, 0.03, 0.12, 0.35, 0.75, 1.0])
 _SAME_CELLS = 0.97
 _MOST_JUDGES = 1500
-"""Most training symbols, evenly spread, for calibrating the two numbers."""
+"""Largest number of training symbols, evenly spread, by which the two numbers are calibrated."""
 _CLOUD_JUDGES = 150
 _GAIN_NATS = 20.0
-"""By how many nats surroundings must explain errors better than a single spread does."""
+"""Least gain in log-likelihood, in nats, for which a spread by surroundings replaces a single one."""
 _USUAL = (2.0, 0.1)
 
 
@@ -111,9 +112,10 @@ def _read_off(facts: Facts, train: I64, test: I64, target: F64, mean: F64, sprea
 def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     """Return (symbol,) a factor on the spread: the size of the errors around this symbol relative to the usual size.
 
-    An Eve who receives well at times, or every other time, knows when. Of several surroundings, the one that makes the
-    errors of training symbols likeliest is used, if it does so by far: the same probe, probes around it, rounds of the
-    same phase of a short period. A symbol's own error is not among them. `error` (symbol,) NaN where not known.
+    An Eve who receives well only at times knows when. The surroundings of a symbol are its probe, the probes around it,
+    or the rounds at the same phase of a short period; those are used that make the errors of training symbols
+    likeliest, if they do so by a large margin. A symbol's own error does not count. `error` (symbol,) is NaN where not
+    known.
     """
     known = np.isfinite(error) & np.isfinite(spread)
     square = np.where(known, error / np.where(known, spread, 1.0), 0.0) ** 2
@@ -121,7 +123,7 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
     power = np.asarray(np.bincount(facts.probe, square, n), np.float64)
     count = np.asarray(np.bincount(facts.probe, known, n), np.float64)
     best, out = _GAIN_NATS, np.ones(error.size)
-    # where whole probes are hidden, training probes may not look at themselves either
+    # Where whole probes are hidden, a training probe must not use its own errors either.
     hidden = np.unique(facts.probe[facts.value == HIDDEN])
     apart = bool(count[hidden].sum() < 0.5 * np.bincount(facts.probe, minlength=n)[hidden].sum())
     own, mine = (power[facts.probe], count[facts.probe]) if apart else (square, known)
@@ -135,8 +137,8 @@ def here_and_now(facts: Facts, error: F64, spread: F64) -> F64:
 
 
 def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[tuple[F64, F64, float]]:
-    """Yield (probe,) sums and numbers of squared errors around each probe, and the number of usual errors of equal
-    weight.
+    """Yield (probe,) sums and numbers of squared errors around each probe, and how many errors of the usual size are
+    added to them.
     """
     for reach in (least, 2 + least, 8):
         window = np.ones(2 * reach + 1)
@@ -152,7 +154,7 @@ def _surroundings(rounds: I64, power: F64, count: F64, least: int) -> Iterator[t
 
 
 def _known_alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
-    """Return `_alike`, computed once for all attacks on a fold that have the target in common."""
+    """Return the result of `_alike`, which is computed once for all attacks that have this target in this fold."""
     key = ("alike", target.tobytes())
     if key not in facts.view:
         facts.view[key] = _alike(facts, train, target, known)
@@ -161,7 +163,8 @@ def _known_alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mas
 
 
 def _alike(facts: Facts, train: I64, target: F64, known: Mask) -> list[Mask]:
-    """Return sets of dimensions, (dimension,) masks, whose labels relate to the target alike: they learn together."""
+    """Return sets of dimensions, as (dimension,) masks, whose labels have the same relation to the target; it is then
+    learnt from all of them together."""
     depth, out = facts.depths, []
     for bits in np.unique(depth[depth > 0]).tolist():
         own = depth == bits
@@ -188,7 +191,8 @@ def _one_code(target: F64, value: I64, dimension: I64, bits: int) -> bool:
 
 
 def _learnt(facts: Facts, target: F64, teach: I64, bits: int) -> _Learnt:
-    """Return what the training symbols `teach` show, computed once for all attacks on a fold that show the same."""
+    """Return the relation learnt from the training symbols `teach`; computed once for all attacks that have the same
+    symbols and targets in this fold."""
     own = target[teach]
     key = ("learnt", bits, teach.tobytes(), own.tobytes())
     if key not in facts.view:
@@ -208,7 +212,7 @@ class _Learnt(ABC):
 
     @abstractmethod
     def likely(self, mean: F64, spread: F64, value: I64) -> F64:
-        """Return (factor, estimate) the probabilities of the labels `value` by each of `_FACTORS`."""
+        """Return (factor, estimate) the probabilities of the labels `value`, with each of `_FACTORS` as the width."""
 
     def calibrate(self, mean: F64, spread: F64, value: I64, prior: F64) -> tuple[int, float]:
         """Return the factor on the spread, in steps, and the doubt under which `value` is likeliest."""
@@ -236,7 +240,8 @@ class _Cells(_Learnt):
         count = np.bincount(self.bins(target[:, 0], self.step) * k + value, minlength=size * k)
         count = count.reshape(size, k).astype(np.float64)
         seen = np.flatnonzero(count.any(axis=1))
-        # where there was no training symbol, the nearest one's label counts, which is exact between thresholds
+        # In a bin without training symbols the nearest one's label counts, which is right unless a threshold is between
+        # them.
         between = np.searchsorted(seen, np.arange(size))
         left, right = seen[np.maximum(between - 1, 0)], seen[np.minimum(between, seen.size - 1)]
         nearest = np.where(np.abs(np.arange(size) - left) < np.abs(right - np.arange(size)), left, right)
@@ -295,7 +300,8 @@ def _kernel(s: int, step: float) -> F64:
 
 
 class _Cloud(_Learnt):
-    """Labels of several columns: training symbols around an estimate vote, with more weight the nearer they are."""
+    """Labels of several columns: a label's probability is its share among the training symbols near the estimate,
+    weighted by nearness."""
 
     most_judges = _CLOUD_JUDGES
 

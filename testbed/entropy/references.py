@@ -1,4 +1,4 @@
-"""The series that may repeat Alice's block: Eve's, and Alice's own elsewhere."""
+"""The series that may repeat Alice's block: Eve's series, and Alice's own ones of other rounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RATES = (2, 3)
 
 
 def eves(facts: Facts) -> list[Reference]:
-    """Return Eve's channels, all together: by number, by time, at other rates, and each backwards."""
+    """Return references of all Eve's channels: paired by round number, by time, and at other rates; also backwards."""
     if "eves" not in facts.scratch:
         rounds, values = joined_of(facts)
         forwards = [Reference("Eve", rounds, values, searched_closely=True)]
@@ -71,12 +71,12 @@ def earlier_scores(facts: Facts) -> list[tuple[Earlier, F64]]:
 
 
 def _this_run(facts: Facts, z: F64) -> tuple[I64, F64, F64]:
-    """Return rounds, (round, column) scores, and the publicly known ones of them."""
+    """Return rounds, (round, column) scores, and the same scores with NaN where they are not public."""
     before = [(e.rounds, v) for e, v in earlier_scores(facts) if e.same_run and e.rounds.size]
     rounds = np.concatenate([facts.rounds, *(r for r, _ in before)])
     values = np.concatenate([z, *(v for _, v in before)])
     public = np.concatenate([np.where(public_columns(facts), z, np.nan), *(v for _, v in before)])
-    # this block comes first, so that its own value counts for a round that is in two series
+    # If a round is in this block and in an earlier series, the value of this block is used.
     rounds, first = np.unique(rounds, return_index=True)
     return rounds, values[first], public[first]
 

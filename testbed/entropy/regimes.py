@@ -1,7 +1,7 @@
-"""Regressions that change in the course of a block: Eve hears well at times, or what she hears means something else.
+"""Regressions that change during a block, because Eve receives well only at times or her signals' relation changes.
 
-Two regressions and a third regime in which nothing is known; which of them holds at a probe is a hidden state
-(`entropy.gating`), fitted by turns with the regressions (expectation and maximisation, Hamilton 1989).
+There are three regimes: two regressions, and one in which nothing is known. The regime of a probe is a hidden state
+(`entropy.gating`); states and regressions are estimated in turn (expectation maximisation, Hamilton 1989).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from testbed.entropy.gating import Gate, gate, normalised
 
 _TURNS = 2
 _GAIN_NATS, _GAIN_SHARE = 12.0, 0.02
-"""By how much regimes must explain Alice's values better than one regression does, each probe by all the others: in
-all, and a value."""
+"""Least gain in log-likelihood for which regimes replace a single regression, where each probe is predicted by all
+others: a total, and an amount for each value."""
 _WORST_NATS = 8.0
-"""A value counts as that unlikely at most: one odd value decides about no probe."""
+"""Limit of the log-likelihood of a single value, in nats, so that one outlier does not decide the regime of a probe."""
 _LEAST_SPREAD, _LEAST_WEIGHT, _LEAST_POWER = 0.01, 1e-3, 0.02
 _CORRELATIONS = (0.6, 0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Estimates of Alice's scores, at probes that taught without their own help."""
+    """Estimates of Alice's scores; at training probes, those of a fit without the probe itself."""
 
     mean: F64
     """(probe, column)."""
@@ -36,16 +36,16 @@ class Estimate:
 
 
 def changes(y: F64, first: Estimate) -> F64 | None:
-    """Return (probe,) how likely it is that more is known there than the estimate says; None where nothing changes.
+    """Return (probe,) the probability that Eve knows more there than `first` says; None where nothing changes.
 
-    y (probe, column) Alice's scores, NaN where hidden. An estimate over times at which much is known and others at
-    which little is known is too small for the former and too large for the latter.
+    y (probe, column) are Alice's scores, NaN where hidden. A single regression over probes at which Eve knows much and
+    others at which she knows little gives too small estimates for the former and too large ones for the latter.
     """
     power = np.where(np.isfinite(first.spread), 1.0 - np.minimum(first.spread, 1.0) ** 2, 0.0)
     usual = np.sqrt(np.maximum(power.max(axis=0), _LEAST_POWER))
     tried = [Estimate(first.mean / usual * r, np.full(y.shape, np.sqrt(1.0 - r**2)), 0.0) for r in _CORRELATIONS]
     likely = _likely(y, [first, *tried])
-    # before any weights are learnt, experts that nobody needs would cost more than the one that is needed gains
+    # Few turns: before the weights are learnt, needless experts would cost more than the needed one gains.
     alone, how = gate(likely[:, [0, -1]], turns=1), gate(likely, turns=1)
     if how.total < alone.total + _least_gain(y):
         return None
@@ -99,7 +99,7 @@ def _likely(y: F64, found: list[Estimate]) -> F64:
 
 
 def _together(found: list[Estimate], how: Gate) -> Estimate:
-    """Return mean and spread of the mixture of regimes at each probe, weighed by all other probes."""
+    """Return mean and spread of the mixture of regimes at each probe; the weights follow from all other probes."""
     w = normalised(how.without)[:, :, None]
     means = [np.where(np.isfinite(f.mean), f.mean, 0.0) for f in found] + [np.zeros(found[0].mean.shape)]
     spreads = [np.where(np.isfinite(f.spread), f.spread, 1.0) for f in found] + [np.ones(found[0].mean.shape)]
@@ -113,5 +113,5 @@ def _together(found: list[Estimate], how: Gate) -> Estimate:
 
 
 def best_of(y: F64, found: list[Estimate], turns: int = 1) -> Estimate:
-    """Return the mixture of several estimates and of none, whichever is right at each probe."""
+    """Return the mixture of several estimates and of no knowledge, weighed at each probe by which is right there."""
     return _together(found, gate(_likely(y, found), turns))

@@ -1,6 +1,6 @@
 """Ridge regressions with error estimates: at training rows without the row's own influence, at other rows directly.
 
-The penalty is the best by generalised cross-validation (Golub, Heath and Wahba 1979) for each target.
+Each target has the penalty that is best by generalised cross-validation (Golub, Heath and Wahba 1979).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Fit:
 
 
 def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
-    """Regress y (row, target), NaN where not known, on x (row, input), NaN taken for the input's mean.
+    """Regress y (row, target), NaN where not known, on x (row, input); a NaN in x counts as the input's mean.
 
-    fill: in a row with some unknown targets, count these as their mean, and scale the estimates up to correct for that.
-    One regression then serves targets that are known in different rows. trust: (row,) weight of a row, as the inverse
-    of its errors; None: all equal.
+    fill: unknown targets of a row with known ones count as their mean, and the estimates are scaled up to correct for
+    that; targets that are known in different rows can then share one regression. trust: (row,) weights of the rows in
+    proportion to the inverse of their errors; None: all equal.
     """
     if fill:
         known = np.isfinite(y)
@@ -62,7 +62,7 @@ def ridge(x: F64, y: F64, fill: bool = False, trust: F64 | None = None) -> Fit:
 
 
 def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
-    """Regress as `screened`, and again for rows that all lack the same inputs, where there are many of them.
+    """Regress as `screened`, and do it again for each large group of rows that lack the same inputs.
 
     How useful an input is depends on which others are there. Rows that lack inputs therefore get a regression of their
     own, fitted to all rows that have at least the inputs they have.
@@ -91,7 +91,7 @@ def by_pattern(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
 
 
 def screened(x: F64, y: F64, most: int, trust: F64 | None = None) -> Fit:
-    """Regress as `ridge`; of more inputs than `most`, each target gets those that are most correlated with it."""
+    """Regress as `ridge`, but with at most `most` inputs for each target: those that are most correlated with it."""
     if x.shape[1] <= most:
         return ridge(x, y, trust=trust)
     a, b = zero_filled(x), zero_filled(y)
@@ -129,7 +129,7 @@ def _fit(x: F64, y: F64, teach: NDArray[np.bool_], trust: F64 | None) -> tuple[F
     gcv = np.maximum(residual, 0.0) / np.maximum(n - 1.0 - freedom, 1.0)[:, None] ** 2
     best = gcv.argmin(axis=0)
     mean = turned @ (shrink[best].T * onto)
-    # at training rows: the prediction by the other rows alone, y − (y − ŷ)/(1 − h)
+    # At training rows, the prediction by the other rows alone is y − (y − ŷ)/(1 − h).
     hat = w**2 * (1.0 / n + turned[teach] ** 2 @ shrink[best].T)
     known = y[teach] - offset
     own = (known - mean[teach]) / np.maximum(1.0 - hat, 1e-3)
@@ -145,8 +145,8 @@ def spread_where_missing(x: F64, y: F64, fit: Fit) -> F64:
     """Return (row, target) errors of the estimates, separately for rows that lack little or much of the relevant
     inputs.
 
-    Relevant inputs are correlated with the targets. A training row next to hidden rows lacks inputs that the hidden
-    rows themselves have; the larger errors of such rows must therefore not be applied to the hidden rows.
+    Relevant inputs are those correlated with the targets. A training row next to hidden rows lacks inputs that hidden
+    rows have; the larger errors of such training rows must not be assumed of the hidden rows.
     """
     there, error = np.isfinite(x), y - fit.mean
     out = np.broadcast_to(fit.spread, y.shape).copy()

@@ -1,4 +1,4 @@
-"""Series of several recordings on one axis of rounds: pairing, and correlation at every shift at once."""
+"""Puts the series of several recordings on one axis of round numbers, and pairs them with Alice's rounds."""
 
 from __future__ import annotations
 

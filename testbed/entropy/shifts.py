@@ -5,9 +5,9 @@ another rate; an earlier block; training; an earlier run; another part of Alice'
 reference belongs to which of Alice's, and with which sign, is not assumed: agreement is the sum of squared correlations
 over all pairs of columns.
 
-A block's first question selects the candidate shifts. All later folds use the same candidates and choose among them by
-their own training symbols. The selection reveals no test symbol's label: of thousands of shifts a few dozen remain, and
-only those whose agreement is too large for chance.
+The first fold of a block selects the candidate shifts. All folds choose among these candidates by their own training
+symbols. The selection practically does not reveal labels of test symbols: it only reduces thousands of shifts to a few
+dozen, whose agreement is too large for chance.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.series import at_rounds
 
 _GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
-"""Standard deviations by which a shift has to stand out, over the whole block and over pieces of falling length."""
+"""Number of standard deviations by which a shift's agreement must exceed the usual one: over the whole block, and over
+shorter and shorter pieces."""
 _ONE_OF_MANY = 9.0
-"""The same for one antenna's or link's channels, of which there may be many."""
+"""The same for the channels of a single antenna and link; with many antennas, many sets of channels are searched."""
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
 _MOST_TYPICAL = 600
-"""Shifts, evenly spread, from which the usual agreement is taken."""
+"""Number of shifts, evenly spread, by which the usual agreement is estimated."""
 _FILL = 24
 _BEYOND = 16
 _SHORT, _SHORTEST, _MOST_SHORT = 16, 10, 64
 _STRIP, _FAR = 512, 1024
-"""Alice's probes that are compared at once with the reference's rounds around them, as near as the second number."""
+"""Number of Alice's probes that are compared at a time with the reference, and the largest shift of that comparison."""
 _OWN_NEAR = 8
-"""Alice's own neighbours nearer than so many rounds are left to other attacks (`string_near`, `string_each`)."""
+"""Least shift, in rounds, of a series of Alice's own: nearer rounds are used by `string_near` and `string_each`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ class Reference:
     """(round, channel) normal scores, NaN where unknown."""
     public: F64 | None = None
     """(round, channel) for a series of Alice's own run: the values that are public or from before this block, NaN
-    elsewhere. Of rounds from the one in question on only these may be used, because the chain rule takes the string in
-    the order of time."""
+    elsewhere. From the guessed round on, only these values may be used, because the chain rule conditions on earlier
+    rounds only."""
     backwards: bool = False
-    """The series is reversed in time: `rounds` are negative."""
+    """Whether the series is reversed in time; `rounds` are then negative."""
     searched_closely: bool = False
-    """Whether pieces are searched for that are as short as frequent losses leave them."""
+    """Whether short pieces are searched for, too, as frequent losses of packets leave them."""
 
     @property
     def own(self) -> bool:
@@ -96,9 +97,9 @@ class Anchor:
     """Standard deviations."""
     shift: int
     rows: slice
-    """Of Alice's probes."""
+    """The piece, as a slice of Alice's probes."""
     columns: slice
-    """Of the reference's channels."""
+    """The channels of the reference that agree, as a slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,9 @@ class Candidates:
     """Shifts s at which reference round k + s is worth comparing with Alice's round k."""
 
     shifts: I64
-    """May be none."""
+    """(candidate,) the shifts; there may be none."""
     anchors: tuple[Anchor, ...]
-    """Pieces from which a course may be followed, the one that stands out most first."""
+    """Pieces from which a sequence of shifts may be searched, the one with the largest agreement first."""
 
     @property
     def change(self) -> bool:
@@ -117,13 +118,13 @@ class Candidates:
 
 
 def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
-    """Search the block as a whole, long pieces, and short ones such as losses of packets leave."""
+    """Search the block as a whole, its long pieces, and its short ones, as losses of packets leave them."""
     if not reference.rounds.size or not reference.values.shape[1]:
         return Candidates(np.zeros(0, np.int64), ())
     search = _Search(reference, alice, z)
     found = search.outstanding(slice(0, alice.size), _GLOBAL, _MOST // 2)
     pieces: list[Anchor] = []
-    # over many pairs of columns, chance hides the agreement of a short piece
+    # With many pairs of columns, the agreement of a short piece does not exceed that of chance.
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
     for start in range(0, max(1, alice.size - piece // 2), piece):
         pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
@@ -137,9 +138,9 @@ def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
 
 
 def _filled(shifts: I64) -> I64:
-    """Return the shifts and all shifts between near ones, which occur where packets are lost one at a time."""
+    """Return the shifts and those between near ones: if packets are lost one at a time, these occur as well."""
     gaps = [np.arange(a, b) for a, b in pairwise(shifts.tolist()) if 1 < b - a <= _FILL]
-    if shifts.size > 1:  # a shift may have begun earlier and ended later than where it was found
+    if shifts.size > 1:  # the shifts just before the first and after the last may occur as well
         gaps += [np.arange(shifts[0] - _BEYOND, shifts[0]), np.arange(shifts[-1] + 1, shifts[-1] + 1 + _BEYOND)]
     return np.unique(np.concatenate([shifts, *gaps]))[: 4 * _MOST]
 
@@ -151,7 +152,7 @@ class _Search:
         self.alice, self.z, self.own = alice, z, reference.own
         n, width = reference.values.shape[1], z.shape[1]
         self.sets = [slice(0, n)]
-        """Channels that are judged together: all, and those of each antenna and link by itself."""
+        """Sets of channels whose agreement is summed: all channels, and those of each antenna and link."""
         if n > width and n % width == 0:
             self.sets += [slice(i, i + width) for i in range(0, n, width)]
         self.rounds, self.values = reference.rounds, reference.values
@@ -197,9 +198,9 @@ class _Search:
         return sorted(out, key=lambda a: -a.standing_out)[:count]
 
     def as_they_stand(self) -> list[Anchor]:
-        """Return pieces of a few probes in which each of the reference's columns, or its negative, is Alice's own.
+        """Return pieces of a few probes in which each column of the reference, or its negative, equals Alice's.
 
-        Every product of a probe and a round is there at once; along its diagonals a shift stays the same.
+        The products of all pairs of a probe and a round form a matrix; a shift is one of its diagonals.
         """
         width, out = self.z.shape[1], []
         for columns in self.sets[-1:] if len(self.sets) == 1 else self.sets[1:]:
@@ -243,7 +244,8 @@ class _Search:
         return out
 
     def _standing_out(self, fits: F64, threshold: float) -> list[tuple[int, slice, F64]]:
-        """Return sets of channels some shift of which passes the threshold, with (shift,) standard deviations."""
+        """Return the sets of channels that exceed the threshold at some shift, with (shift,) the excess in standard
+        deviations."""
         some = fits[:, :: max(1, fits.shape[1] // _MOST_TYPICAL)]
         usual = np.median(some, axis=1, keepdims=True)
         pairs = np.array([self.z.shape[1] * (c.stop - c.start) for c in self.sets])[:, None]
@@ -319,9 +321,9 @@ def agreement_of(z: F64, inputs: F64) -> float:
 
 
 def agreements(z: F64, series: F64) -> F64:
-    """Return (candidate,) as `agreement_of` for each candidate of a series (probe, candidate, channel)."""
+    """Return (candidate,) the result of `agreement_of` for each candidate of a series (probe, candidate, channel)."""
     n, candidates, channels = series.shape
     a, b = zero_filled(z), zero_filled(series)
-    both = np.count_nonzero(a.any(axis=1)[:, None] & b.any(axis=2), axis=0)
+    both = np.count_nonzero(np.asarray(a.any(axis=1))[:, None] & b.any(axis=2), axis=0)
     products = (a.T @ b.reshape(n, candidates * channels)).reshape(z.shape[1], candidates, channels)
     return np.asarray((products**2).sum(axis=(0, 2)) / np.maximum(both, 1))

@@ -18,7 +18,8 @@ from testbed.core.types import F64, I64, U8
 Z = 2.5758293035489008
 """Quantile of the two-sided 99 % interval."""
 LEAST_BITS = 100_000
-"""Bits below which `min_entropy_90b` returns None: ideal bits would lose more than a quarter to the bounds."""
+"""Number of bits below which `min_entropy_90b` returns None: the bounds would take more than a quarter of ideal bits.
+"""
 
 _COMPRESSION_BLOCK, _COMPRESSION_FIRST = 6, 1000
 _TUPLE_CUTOFF = 35
@@ -76,7 +77,7 @@ def most_common_value(bits: U8) -> float | None:
 
 
 def collision(bits: U8) -> float | None:
-    """6.3.2: the mean time until a value repeats; bits repeat after two or three, so that X̄′ = 2 + 2p(1 − p)."""
+    """6.3.2: the mean time until a value repeats; among bits that takes two or three, so that X̄′ = 2 + 2p(1 − p)."""
     times = collision_times(bits)
     if times.size < 2:
         return None

@@ -20,8 +20,8 @@ Estimate = tuple[F64, F64, float]
 def label_scores(facts: Facts, train: I64, target: F64) -> F64:
     """Return (probe, dimension) the mean target of each symbol's label, from training symbols; NaN where not known.
 
-    `target` (symbol,). Dimensions learn separately where they have 8 training symbols a label, else with all of their
-    depth.
+    `target` (symbol,). A dimension's means are its own where it has 8 training symbols for each label; otherwise they
+    are the means over all dimensions with labels of the same number of bits.
     """
     known = train[np.isfinite(target[train])]
     out = np.full((facts.rounds.size, facts.n_dimensions), np.nan)
@@ -71,10 +71,10 @@ def before(time: int, dimension: int) -> list[Step]:
 
 
 def between(facts: Facts, table: F64, target: F64, steps: Sequence[Step], more: F64 | None = None) -> Estimate:
-    """Estimate (symbol,) targets from the labels before them; where the next probe's is public, from that as well.
+    """Estimate (symbol,) targets from earlier labels, and from the next probe's label where that is public.
 
-    The value of a label between two others is learnt from all training symbols with both neighbours: learning may use
-    later labels, guessing may not. `more`: further inputs (symbol, input). Returns mean, spread, degrees of freedom.
+    The weights are learnt from all training symbols that have both neighbours: later labels may be used in learning,
+    but not in guessing. `more`: further inputs (symbol, input). Returns mean, spread, degrees of freedom.
     """
     extra = np.zeros((target.size, 0)) if more is None else more
     past = np.concatenate([neighbours(facts, table, steps), extra], axis=1)

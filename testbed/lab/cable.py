@@ -1,10 +1,14 @@
 """Separates the radios' own responses from their measurements of one another over cables.
 
 Every pair is joined by a cable and an attenuator whose response is flat over the band and the same in both directions.
-Then j's measurement of i is T_i·R_j. In logarithms that is a linear system for all transmit and receive responses. It
-leaves a constant undetermined, which may be in the T's or in the R's, and with two radios also the division of a
-difference. The solution of least norm is taken: reciprocity needs T_i/R_i up to a common factor, which does not
-depend on this choice.
+Then radio j's measurement of radio i is T_i·R_j. In logarithms that is a linear system for all transmit and receive
+responses. Its solution is not unique: a constant can be moved from all T to all R and, with only two radios, a
+difference can be divided between them in several ways. The solution of least norm is used. Reciprocity needs T_i/R_i
+only up to a common factor, and these ratios are the same for all solutions.
+
+Two radios with several antennas need T/R of each antenna, and need no equal cables for it: element (j, i) of what one
+measured of the other, divided by element (i, j) of the opposite direction, is (T_i/R_i) / (T_j/R_j) whatever is between
+the antennas, if it is the same in both directions. Over all pairs of antennas that is a matrix of rank 1 (as in Argos).
 """
 
 from __future__ import annotations
@@ -13,9 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import C64, F64
 
+_LAGS = 12
+"""Longest response of an antenna's own chain that is looked for, in half samples of the measured band."""
+_RIDGE = 1e-3
 Pair = tuple[str, str]
 """(tx, rx)."""
 
@@ -55,7 +63,8 @@ def separate(channels: Mapping[Pair, C64], subcarrier_hz: F64) -> Responses:
 
 
 def shared_out(pairs: Sequence[Pair], senders: list[str], listeners: list[str], sums: F64) -> tuple[F64, F64]:
-    """Return (sender, …) and (listener, …) parts whose sums are `sums` (pair, …), by least squares of least norm."""
+    """Return (sender, …) and (listener, …) parts that add up to `sums` (pair, …): the least-norm least-squares
+    solution."""
     design = np.array(
         [[float(tx == n) for n in senders] + [float(rx == n) for n in listeners] for tx, rx in pairs]
     )  # fmt: skip
@@ -64,12 +73,57 @@ def shared_out(pairs: Sequence[Pair], senders: list[str], listeners: list[str], 
 
 
 def straightened(h: C64, subcarrier_hz: F64) -> F64:
-    """Return (subcarrier,) unwrapped phases in rad without mean and slope: delay and oscillators are not part of the
-    response.
+    """Return (subcarrier,) unwrapped phases in rad without their mean and slope, which come from oscillators and delay
+    and are not part of the response.
     """
     phase = np.unwrap(np.angle(h.astype(np.complex128)))
     line = np.polynomial.Polynomial.fit(subcarrier_hz, phase, 1)
     return np.asarray(phase - line(subcarrier_hz), np.float64)
+
+
+def of_antennas(there: Sequence[C64], back: Sequence[C64], subcarrier_hz: F64) -> tuple[C64, C64]:
+    """Return (antenna, subcarrier) T/R of two radios' antennas, up to one common factor of both at each frequency.
+
+    `there`: what the second radio measured of the first, (antenna, first's antenna, subcarrier) each; `back`: what the
+    first measured of the second in turn. Phases have no common mean and slope: delay and oscillators are left out.
+    """
+    seen = []
+    for x, y in zip(there, back, strict=True):
+        pair = x.astype(np.complex128).transpose(1, 0, 2), y.astype(np.complex128)
+        q = pair[0] * pair[1].conj()  # (first's antenna, second's antenna, subcarrier): the phases of the ratio
+        bent = straightened(q[0, 0], subcarrier_hz)
+        seen.append((q * np.exp(1j * (bent - np.angle(q[0, 0]))), *(np.abs(part) ** 2 for part in pair)))
+    # noise is in both directions, and where one of them fades, it is all that a quotient of single values shows
+    cross, power, power_back = (np.sum([one[k] for one in seen], axis=0) for k in range(3))
+    ratio = np.sqrt(power / power_back) * np.exp(1j * np.angle(cross))
+    q = smoothed(ratio, np.abs(cross), subcarrier_hz).transpose(2, 0, 1)
+    u, s, vh = np.linalg.svd(q)
+    n_first, n_second = q.shape[1:]
+    level = np.sqrt(s[:, 0] / np.sqrt(n_first * n_second))[:, None]
+    first, second_inverse = u[:, :, 0] * np.sqrt(n_first) * level, vh[:, 0, :] * np.sqrt(n_second) * level
+    half = np.exp(1j * (np.angle(q[:, 0, 0]) / 2 - np.angle(first[:, 0])))[:, None]  # the same phase on either side
+    first, second = first * half, half / second_inverse
+    return first.T.astype(np.complex64), second.T.astype(np.complex64)
+
+
+def smoothed(h: NDArray[np.complex128], weight: F64, subcarrier_hz: F64) -> NDArray[np.complex128]:
+    """Return (…, subcarrier) without what a chain of short response cannot have: noise at long delays.
+
+    `weight`: how much is known of each value. Delays up to `_LAGS` are kept on either side.
+    """
+    n_lags = min(_LAGS, (subcarrier_hz.size - 1) // 4)
+    spacing_hz = np.ptp(subcarrier_hz) / (subcarrier_hz.size - 1)
+    # half a sample apart: waves that all have the band's length as a period would end where they began
+    lags_s = np.arange(-n_lags, n_lags + 1) / (2 * (np.ptp(subcarrier_hz) + spacing_hz))
+    waves = np.exp(2j * np.pi * np.outer(subcarrier_hz, lags_s))
+    out = np.empty_like(h)
+    for where in np.ndindex(h.shape[:-1]):
+        w = np.sqrt(weight[where] / weight[where].mean())
+        # a little of the identity: at the edges of the band, distant lags are alike
+        least = np.concatenate([waves * w[:, None], _RIDGE * np.eye(lags_s.size)])
+        wanted = np.concatenate([h[where] * w, np.zeros(lags_s.size)])
+        out[where] = waves @ np.linalg.lstsq(least, wanted, rcond=None)[0]
+    return out
 
 
 def apart_db(there: C64, back: C64) -> float:

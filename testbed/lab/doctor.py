@@ -1,7 +1,7 @@
 """Checks everything of this machine that a lab file names: key files, ports, clocks, radios, boards.
 
-Every finding is one line; where something must be mended, the line says how. What was measured of a radio is stored
-in its node's state folder (`nodes/calibration.py`), where the node's daemon reads it. The doctor starts no daemons and
+Every finding is one line; where something must be mended, the line says how. Measurements of a radio are stored in its
+node's state folder (`nodes/calibration.py`), where the node's daemon reads them. The doctor starts no node daemons and
 drives every device of this machine itself; only the simulated air and its emulated devices are separate processes.
 """
 
@@ -27,13 +27,14 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.ris import Board
 from testbed.core.types import C64, F64, SurfacePattern
+from testbed.core.words import counted
 from testbed.lab import cable as cables
 from testbed.lab import measure, pools, processes
 from testbed.nodes import calibration, chains
 from testbed.nodes.calibration import Calibration, GainStep, Heard
 
 _SCENE = "static_room"
-"""The bundled experiment whose scene the air of a simulated lab holds while it is checked."""
+"""The bundled experiment whose scene is put into the air of a simulated lab while the lab is checked."""
 _GAIN_ERROR_DB = 1.5
 _WELL_ABOVE_NOISE_DB = 10.0
 _OFFSET_DBFS = -25.0
@@ -45,7 +46,7 @@ _LEAST_CABLE_FRAMES = 4
 _HEADROOM_DBFS = -12.0
 """Level that a good receive gain gives: fading may add a few decibels, and quantization stays far below the noise."""
 _PPM_OFF = 2.0
-"""A correction in the lab file that is off by more than this belongs to another device."""
+"""Largest error of a correction in the lab file; if it is larger, the correction belongs to another device."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -84,7 +85,7 @@ class _Notes:
         self._add(Finding(subject, check, False, detail, fix))
 
     def judge(self, subject: str, check: str, detail: str, fix: str) -> None:
-        """Note a finding that is good where `fix` is empty."""
+        """Note a finding; it is good if `fix` is empty."""
         self._add(Finding(subject, check, not fix, detail, fix))
 
     def _add(self, finding: Finding) -> None:
@@ -123,7 +124,7 @@ def examine(
         _keys(lab, here, notes)
     else:
         notes.fix(
-            "lab", "authentication", "curve = false: any program on the network can give orders", "set curve = true"
+            "lab", "authentication", "curve = false: any program on the network can send orders", "set curve = true"
         )
     if lab.wegman_carter:
         _pools(lab, here, notes)
@@ -158,11 +159,11 @@ def examine(
             _cable(lab, radios, links, notes, measured)
     for name, place in lab.node.items():
         if name not in here:
-            notes.ok(name, "elsewhere", f"not of this machine: run `testbed doctor {name}` on {place.host}")
+            notes.ok(name, "elsewhere", f"not on this machine: run `testbed doctor {name}` on {place.host}")
     for name, found in measured.items():
         folder = processes.node_state_dir(lab, name)
         before = calibration.read(folder, {"serial": found.serial}) if found.correction_ppm is None else None
-        if before is not None:  # what could not be measured this time keeps its earlier value
+        if before is not None:  # a quantity that could not be measured this time keeps its earlier value
             found = msgspec.structs.replace(found, correction_ppm=before.correction_ppm, reference=before.reference)
         calibration.write(folder, found)
     return Diagnosis(lab.name, all(f.ok for f in notes.all), notes.all, measured)
@@ -173,8 +174,8 @@ def _air(lab: Lab, crew: processes.Crew, radio: RadioPlan, experiment: Experimen
     if lab.world is None:
         return None
     if lab.world.local and _port_trouble(lab.world.host, 0) is not None:
-        # a run starts it there: started here it would make keys of its own, which are not the lab's
-        what = f"not of this machine: a run starts it on {lab.world.host}; devices on it are checked there"
+        # A run starts it on its own machine. If it were started here, new keys would be made for it here.
+        what = f"not on this machine: a run starts it on {lab.world.host}; devices on it are checked there"
         notes.ok("world", "elsewhere", what)
         return None
     try:
@@ -219,7 +220,7 @@ def _keys(lab: Lab, here: set[str], notes: _Notes) -> None:
             bad = True
             notes.fix(path.parts[-4], "delivered key", f"{path} is readable by others", f"chmod 600 {path}")
     if not bad:
-        notes.ok("lab", "keys", f"{len(own)} pairs in {folder}, readable by their owner only")
+        notes.ok("lab", "keys", f"{counted(len(own), 'pair')} in {folder}, readable by their owner only")
 
 
 def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
@@ -233,14 +234,16 @@ def _pools(lab: Lab, here: set[str], notes: _Notes) -> None:
             pool = pools.of(lab, name)
             blocks = 0 if pool is None else pool.pairs
             fix = "" if blocks else "testbed keys pool --lab LAB, for both ends"
-            notes.judge(name, "authentication pool", f"enough for {blocks} blocks; rehearsals need none", fix)
+            notes.judge(
+                name, "authentication pool", f"enough for {counted(blocks, 'block')}; rehearsals need none", fix
+            )
 
 
 def _here(lab: Lab, names: list[str] | None) -> set[str]:
-    """Return the daemons of this machine: those that are named, or whose hosts are addresses of it.
+    """Return the daemons of this machine: those in `names`, or else those whose hosts are addresses of this machine.
 
-    The same lab file is used on every machine, and it calls the daemons of the coordinator's machine local. Where no
-    remote daemon has a host that is an address of this machine, this machine is taken to be the coordinator's.
+    The same lab file is used on every machine; its local daemons are those of the coordinator's machine. If no remote
+    daemon has an address of this machine as its host, this machine is taken to be the coordinator's.
     """
     if names:
         return set(names)
@@ -343,7 +346,7 @@ def _serials(lab: Lab, devices: dict[str, Any], notes: _Notes) -> None:
 
 
 def _board(name: str, board: Board, notes: _Notes) -> None:
-    # a random pattern: a regular one, such as a chequerboard, looks the same with its elements in the wrong order
+    # The pattern is random, because a regular one, such as a chequerboard, is the same in a wrong order of elements.
     drawn = patterns.make("random(1)", board.shape, board.phase_bits)
     opposite = SurfacePattern(((1 << board.phase_bits) - 1 - drawn.levels).astype(np.uint8), board.phase_bits)
     took_s = []
@@ -401,7 +404,7 @@ def _radios(
             radio.close()  # on simulated air the others would wait for it
     if not ready:
         return None
-    with notes.guard("radios", "clocks", "the devices above were lost while they were checked"):
+    with notes.guard("radios", "clocks", "check the devices above, which stopped answering"):
         bench = measure.Bench(ready, wanted, virtual, probing)
         for name, radio in ready.items():
             _alone(lab, name, radio, bench, notes, measured)
@@ -430,7 +433,7 @@ def _alone(
         measured[name] = msgspec.structs.replace(
             measured[name], dc_offset_dbfs=quiet.dc_offset_dbfs, noise_dbfs=quiet.noise_dbfs
         )
-    if lab.node[name].role == "eve":  # she never sends
+    if lab.node[name].role == "eve":  # Eve never transmits
         return
     with notes.guard(name, "turn-around", "check the device"):
         took_s, stated_s = bench.turnaround_s(name), radio.capabilities.turnaround_s
@@ -482,6 +485,9 @@ def _cable(
 
     The responses come from half of the frames; their effect is measured with the other half.
     """
+    if links is not None and any(r.capabilities.n_antennas > 1 for r in radios.values()):
+        _antennas(lab, radios, links, notes, measured)
+        return
     frames = {} if links is None else {p: _channels(links.found[p]) for p in links.pairs}
     frames = {pair: found for pair, found in frames.items() if len(found) >= _LEAST_CABLE_FRAMES}
     if links is None or not frames:
@@ -489,10 +495,6 @@ def _cable(
             "radios", "cable", "no pair of radios received enough frames",
             "join each pair by a cable with an attenuator, and see the links above",
         )  # fmt: skip
-        return
-    one_antenna = all(f.shape[:2] == (1, 1) for found in frames.values() for f in found)
-    if not one_antenna:
-        notes.fix("radios", "cable", "radios with several antennas", "calibrate radios with one antenna only")
         return
     axis = links.bench.frame.subcarrier_hz
     halves = [{p: cables.mean_channel([h[0, 0] for h in f[i::2]]) for p, f in frames.items()} for i in (0, 1)]
@@ -521,6 +523,54 @@ def _cable(
     _judge_cable(lab, radios, halves[1], responses, notes)
 
 
+def _antennas(
+    lab: Lab, radios: dict[str, Radio], links: _Links, notes: _Notes, measured: dict[str, Calibration]
+) -> None:
+    """Store T/R of each antenna of Alice and Bob, and report its effect, with frames that were not used for it.
+
+    What is between the antennas only has to be the same both ways: cables of any length, or the air.
+    """
+    roles = {lab.node[n].role: n for n in radios}
+    names = [roles[r] for r in ("alice", "bob") if r in roles]
+    if len(names) < 2:
+        notes.fix("radios", "cable", "Alice's and Bob's radios are not both here", "run it where both are")
+        return
+    first, second = names
+    pairs: list[tuple[C64, C64]] = []
+    lost: Counter[str] = Counter()
+    with notes.guard("radios", "cable", "several antennas take radios that time their samples"):
+        for _ in range(links.repeats):
+            there, back = (links.sound_antennas(pair) for pair in ((first, second), (second, first)))
+            if there.found is not None and back.found is not None:
+                pairs.append((there.found.h, back.found.h))
+            else:
+                lost[there.reason or back.reason] += 1
+        if len(pairs) < _LEAST_CABLE_FRAMES:
+            detail = f"{len(pairs)} of {links.repeats} soundings were received ({lost.most_common(1)[0][0]})"
+            notes.fix("radios", "cable", detail, "see the links above; the probes are those of --experiment")
+    if len(pairs) < _LEAST_CABLE_FRAMES:
+        return
+    axis = links.bench.frame.subcarrier_hz
+    used, rest = pairs[::2], pairs[1::2]
+    ratios = cables.of_antennas([x for x, _ in used], [y for _, y in used], axis)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for name, ratio in zip(names, ratios, strict=True):
+        device, settings = measured[name], measured[name].settings
+        db, rad = 20.0 * np.log10(np.abs(ratio)), np.angle(ratio)
+        response = chains.ChainResponse(
+            serial=device.serial, carrier_hz=settings["carrier_hz"], sample_rate_hz=settings["sample_rate_hz"],
+            measured_at=now, subcarrier_hz=axis.tolist(), rx_db=[], rx_rad=[], rx_level_db=0.0,
+            ratio_db=db.tolist(), ratio_rad=rad.tolist(),
+        )  # fmt: skip
+        chains.write(processes.node_state_dir(lab, name), response)
+        spread = f"sent against received, {len(ratio)} antennas differ by {np.std(db):.2f} dB (std)"
+        notes.ok(name, "cable", f"{spread}; stored for {device.serial or 'a device without serial number'}")
+    at_second, at_first = (np.sqrt(np.mean([np.abs(one[k]) ** 2 for one in rest], axis=0)) for k in (0, 1))
+    before_db = cables.apart_db(at_second, at_first.transpose(1, 0, 2))
+    after_db = cables.apart_db(at_second * ratios[1][:, None], (at_first * ratios[0][:, None]).transpose(1, 0, 2))
+    _tell_reciprocity(first, second, before_db, after_db, notes)
+
+
 def _judge_cable(
     lab: Lab, radios: dict[str, Radio], channels: dict[Pair, C64], responses: cables.Responses, notes: _Notes
 ) -> None:
@@ -532,11 +582,17 @@ def _judge_cable(
     at_bob, at_alice = channels[alice, bob], channels[bob, alice]
     before_db = cables.apart_db(at_alice, at_bob)
     after_db = cables.apart_db(at_alice * responses.ratio(alice), at_bob * responses.ratio(bob))
-    notes.ok(
-        f"{alice} ↔ {bob}", "reciprocity",
-        f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
-        "calibrated; set calibrated = true in both nodes' tables to use this in a run",
-    )  # fmt: skip
+    _tell_reciprocity(alice, bob, before_db, after_db, notes)
+
+
+def _tell_reciprocity(alice: str, bob: str, before_db: float, after_db: float, notes: _Notes) -> None:
+    differ = f"the two directions differ by {before_db:.2f} dB over frequency (std), by {after_db:.2f} dB with both "
+    if after_db < before_db:
+        use = "calibrated; set calibrated = true in both nodes' tables to use this in a run"
+        notes.ok(f"{alice} ↔ {bob}", "reciprocity", differ + use)
+    else:  # what was measured is noise
+        fix = "raise the signal: less attenuation in the cables, more gain, more --repeats"
+        notes.fix(f"{alice} ↔ {bob}", "reciprocity", differ + "calibrated", fix)
 
 
 def _channels(soundings: list[measure.Sounding]) -> list[C64]:
@@ -594,13 +650,18 @@ class _Links:
     def sound(self, pairs: list[Pair]) -> None:
         for pair in pairs:
             self.found[pair] = []
-        for _ in range(self.repeats):  # the directions in turn, so that drift and delay can be distinguished
+        for _ in range(self.repeats):  # the directions alternate, so that drift and delay can be distinguished
             for pair in pairs:
                 if pair not in self.broken:
                     try:
                         self.found[pair].append(self.bench.sound(*pair))
                     except TestbedError as exc:
                         self.broken[pair] = str(exc)
+
+    def sound_antennas(self, pair: Pair) -> measure.Sounding:
+        """Sound every antenna, in the window in which the latest frame arrived."""
+        errors = [s.error_s for s in self.found[pair] if s.error_s is not None]
+        return self.bench.sound_antennas(*pair, errors[-1] if errors else 0.0)
 
     def heard(self, pair: Pair) -> bool:
         return any(s.found for s in self.found[pair])

@@ -1,4 +1,5 @@
-"""Which faults a run is rehearsed with, and when: drawn from the seed alone. Pure; `rehearsal` makes them."""
+"""Which faults are injected into a run, and when: they are drawn from the seed alone. Pure; `rehearsal` injects
+them."""
 
 from __future__ import annotations
 
@@ -17,23 +18,23 @@ Fate = Literal["passes", "lost", "twice", "swapped"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong once a round is over."""
+    """One fault, which is injected once a round is over."""
 
     round: int
     kind: Kind
     node: str
     """Or COORDINATOR."""
     length_s: float = 0.0
-    """Of a partition, of a pause, or of the time in which a disk is full; how far a clock steps."""
+    """Duration of a partition, of a pause, or of the time in which a disk is full; how far a clock steps."""
 
 
 COORDINATOR = "coordinator"
 _ITS_OWN = ("clock_step", "disk_full")
-"""What happens to the coordinator."""
+"""Kinds of faults that happen to the coordinator."""
 
 
 def nodes_of(faults: Faults, experiment: Experiment, lab: Lab, source: str) -> list[str]:
-    """Return the names of the nodes that faults happen to; raises InputError where they cannot be made there."""
+    """Return the names of the nodes that get faults; raises InputError for nodes into which none can be injected."""
     roles = {"alice", "bob"} | ({"eve"} if experiment.scene.eve is not None else set())
     roles |= {"ris"} if experiment.surface.policy != "none" else set()
     local = [name for name, place in lab.node.items() if place.local and place.role in roles]
@@ -49,7 +50,7 @@ def nodes_of(faults: Faults, experiment: Experiment, lab: Lab, source: str) -> l
 
 
 def plan(faults: Faults, experiment: Experiment, nodes: Sequence[str]) -> list[Fault]:
-    """Return what goes wrong in the run, rounds ascending."""
+    """Return the faults of the run, by ascending rounds."""
     seed = experiment.seed if faults.seed is None else faults.seed
     rates: dict[Kind, tuple[float, float]] = {
         "reset": (faults.resets, 0.0),
@@ -61,7 +62,7 @@ def plan(faults: Faults, experiment: Experiment, nodes: Sequence[str]) -> list[F
     }
     out = []
     for kind, (per_thousand, length_s) in rates.items():
-        # one draw a round, so that a longer run begins with the shorter one's faults
+        # There is one draw per round, so that a longer run begins with the faults of a shorter one.
         happens = seeds.generator(seed, "faults", kind).random(experiment.rounds) < per_thousand / 1000
         which = seeds.generator(seed, "faults", kind, "where").integers(len(nodes), size=experiment.rounds)
         for i, r in enumerate(happens.nonzero()[0]):
@@ -77,19 +78,19 @@ def kills(faults: Sequence[Fault]) -> Counter[str]:
 
 
 class Traffic:
-    """What becomes of the messages on one direction of one connection, in the order in which they come."""
+    """Draws the fate of each message in one direction of one connection, in the order of the messages."""
 
     def __init__(self, faults: Faults, seed: int, *names: str | int) -> None:
         self._faults = faults
         self._rng = seeds.generator(seed, "traffic", *names)
 
     def delay_s(self) -> float:
-        """Return how much later the next message arrives."""
+        """Return the delay of the next message."""
         f = self._faults
         return f.delay_s + (f.jitter_s * self._rng.random() if f.jitter_s else 0.0)
 
     def fate(self) -> Fate:
-        """Return what becomes of the next message, beside its delay."""
+        """Return whether the next message passes, is lost, comes twice or comes in another order."""
         f, x = self._faults, self._rng.random()
         for share, fate in ((f.loss, "lost"), (f.duplication, "twice"), (f.reordering, "swapped")):
             if x < share:

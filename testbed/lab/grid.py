@@ -10,8 +10,9 @@ GRID.toml names an experiment and a lab, or a recording to be replayed, and list
     chain.quantize_options.bits = [1, 2, 3]
     lab.node.alice.tx_gain_db = [-12.0, -6.0]
 
-The keys are those of the experiment's file (of the chain file, for a replay); those that begin with `lab.` are the lab
-file's. A value that is a table replaces the keys that it has, so keys that belong together can vary together.
+The keys are those of the experiment file (for a replay, of the chain file); keys that begin with `lab.` are those of
+the lab file. If a value is a table, it replaces all keys that it contains; so keys that belong together can vary
+together.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class GridFile(Table):
     """Experiment to be run at every point: a path relative to this file, or the name of a bundled one."""
     lab: str = "sim"
     replay: str | None = None
-    """In place of an experiment: the recording that every point replays, a path relative to this file."""
+    """The recording that every point replays, as a path relative to this file; in place of an experiment."""
     map: str | None = None
     """Map file of the recording."""
     chain: str | None = None
@@ -57,16 +58,16 @@ class GridFile(Table):
     cut: str | None = None
     """Cut of the recording."""
     repetitions: Count = 1
-    """How often each point is tried, each time with another seed."""
+    """Number of runs at each point, each with another seed."""
     seed: Annotated[int, Meta(ge=0, le=_MAX_SEED)] | None = None
-    """Seed of the first repetition, the next ones count upwards; default: the experiment's, or 1."""
+    """Seed of the first repetition; each further one has the next number. Default: the experiment's seed, or 1."""
     order: Literal["grid", "repetitions"] = "grid"
     """grid: every point once, then all again; repetitions: all repetitions of a point, then the next point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One point of the grid with one seed: all that is needed to do it, as plain values."""
+    """One point of the grid with one seed: everything that is needed to run it, as plain values."""
 
     point: int
     repetition: int
@@ -78,7 +79,7 @@ class Job:
     lab: dict[str, Any] | None
     """The lab at this point where the grid changes it."""
     digest: str
-    """Equal for jobs that would do the same."""
+    """A digest that is equal for jobs that would give the same result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Grid:
     parameters: dict[str, list[Any]]
     """Key → its values, in the file's order."""
     jobs: list[Job]
-    """In the order in which they are to be done."""
+    """The jobs, in the order in which they are run."""
     lab: str
     """Path or name of the lab file as it was before the grid changes it."""
     source: Path | None
@@ -191,13 +192,13 @@ def _without_none(value: Any) -> Any:
 
 
 def _stamp(path: Path) -> str:
-    """Return what tells a changed file: size and time, of a run's folder those of its documents."""
+    """Return a text that changes when a file does: its size and time; for a run's folder, those of its documents."""
     about = (path / "run.json" if (path / "run.json").exists() else path).stat()
     return f"{about.st_size} {about.st_mtime_ns}"
 
 
 def _set(base: dict[str, Any] | None, values: Mapping[str, Any], where: str, of_lab: bool) -> dict[str, Any]:
-    """Return the file with the point's values in it; those of the lab, or those of the experiment."""
+    """Return the contents of the experiment file, or of the lab file if `of_lab`, with the point's values set."""
     out: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(base or {}))
     for name, value in values.items():
         keys = name.split(".")
@@ -217,7 +218,7 @@ def _set(base: dict[str, Any] | None, values: Mapping[str, Any], where: str, of_
 
 
 def _check(plan: dict[str, Any], lab: dict[str, Any], where: str) -> None:
-    """Check the settings of a point as the commands do that use them; raises InputError."""
+    """Check the settings of a point as `testbed run` would; raises InputError."""
     if not lab:
         chain = config.convert(plan, ChainFile, where)
         if chain.chain is not None:

@@ -17,9 +17,9 @@ from testbed.core.whole import write_whole
 ROLES = ("alice", "bob", "eve")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _BELOW_FULL_DB = 10.0
-"""Reduction of the transmit gain, to a level that a mixer and a cable tolerate."""
+"""By how much the transmit gain is below its maximum, so that a receiver at the end of a cable is not overloaded."""
 _RX_SHARE = 0.5
-"""Share of the receive gain's range to begin with; the doctor then names the value that the link needs."""
+"""Receive gain as a share of its range; `testbed doctor` then names the value that the link needs."""
 
 Ask = Callable[[str, str, Sequence[str]], str]
 """(question, proposed answer, accepted answers) → the answer."""
@@ -76,7 +76,7 @@ def write(path: Path, name: str, roles: dict[str, tuple[str, FoundRadio]], seen:
     if path.exists():
         raise InputError(f"{path}: exists; accepted: a new file (--out)")
     if not {"alice", "bob"} & roles.keys():
-        raise InputError("no device is Alice's or Bob's; accepted: one of them at least")
+        raise InputError("no device was given the role of Alice or Bob; accepted: at least one of them")
     try:
         write_whole(path, text(name, roles, seen).encode(), fresh=True)
     except OSError as exc:

@@ -19,14 +19,14 @@ from testbed.core.config import ProbingPlan
 from testbed.core.errors import DeviceError, LateTransmit, ProbeRejected
 from testbed.core.radio import Radio, RadioSettings
 from testbed.core.stages import first_antenna
-from testbed.core.types import C64, CsiFrame, IqBlock
+from testbed.core.types import C64, AntennaFrame, CsiFrame, IqBlock
 from testbed.core.windows import PERIODS, repeated_windows
 from testbed.nodes.calibration import Delay, GainStep, Heard
 
 T = TypeVar("T")
 _ATTEMPTS = 3
 _LEAD_S = 0.05
-"""An order must be given at least this long before its first sample is due, on the wall clock."""
+"""On the wall clock, an order must be given at least this long before its first sample is due."""
 _SPACING_S = 5e-3
 """Time between operations: long enough to resolve 0.1 ppm between clocks, too short for crystals to drift."""
 _HOLD_S = 20e-3
@@ -84,7 +84,8 @@ def _in_time(job: Callable[[], T]) -> T:
 
 
 class Bench:
-    """Radios within range of one another, each at its settings of the lab file. Configures them, reads their clocks."""
+    """Radios within range of one another, each with its settings of the lab file. The constructor configures them and
+    reads their clocks."""
 
     def __init__(
         self, radios: Mapping[str, Radio], settings: Mapping[str, RadioSettings], virtual: bool, probing: ProbingPlan
@@ -147,8 +148,10 @@ class Bench:
         return radio.receive(n_samples, self._base_s[name] + at_s)
 
     def _block(self, radio: Radio, time_s: float, samples: C64 | None = None) -> IqBlock:
+        """Return what the first antenna sends, or all of them where `samples` is (antenna, sample)."""
         wave = self.frame.samples if samples is None else samples
-        return IqBlock(np.outer(first_antenna(radio.capabilities.n_antennas), wave), self.frame.sample_rate_hz, time_s)
+        rows = wave if wave.ndim == 2 else np.outer(first_antenna(radio.capabilities.n_antennas), wave)
+        return IqBlock(rows, self.frame.sample_rate_hz, time_s)
 
     def sound(self, tx: str, rx: str) -> Sounding:
         """Send one frame and look for it; raises DeviceError."""
@@ -160,6 +163,23 @@ class Bench:
         if not sender.capabilities.timed:
             return self._sound_repeated(tx, rx)
         return _in_time(lambda: self._sound_timed(tx, rx))
+
+    def sound_antennas(self, tx: str, rx: str, error_s: float = 0.0) -> Sounding:
+        """As `sound`, with every antenna of the transmitter in turn, which takes radios that time their samples.
+
+        `error_s`: that of an earlier sounding. The window is short: with the second antenna's part in it, that could be
+        taken for the first one's.
+        """
+        sender = self._radios[tx]
+        if not (sender.capabilities.timed and self._radios[rx].capabilities.timed):
+            raise DeviceError(tx, "sound", sender.state, "several antennas, and samples that cannot be timed")
+        frame = AntennaFrame.of(self.frame, sender.capabilities.n_antennas)
+        spare_s = (frame.stride - self.frame.samples.size) / 2 / self.frame.sample_rate_hz
+        sounding = _in_time(lambda: self._sound_timed(tx, rx, frame.samples, spare_s, error_s))
+        try:
+            return replace(sounding, found=self._estimator.estimate_antennas(sounding.block, frame), reason="")
+        except ProbeRejected as exc:
+            return replace(sounding, found=None, reason=str(exc).rstrip(": "))
 
     def offset_hz(self, tx: str, rx: str) -> float | None:
         """Return by how much the carrier of `tx` is higher than that of `rx`, measured with a tone, for offsets within
@@ -186,17 +206,21 @@ class Bench:
         self._radios[name].correction_ppm = ppm
         self._radios[name].configure(self._settings[name])
 
-    def _sound_timed(self, tx: str, rx: str, samples: C64 | None = None) -> Sounding:
+    def _sound_timed(
+        self, tx: str, rx: str, samples: C64 | None = None, most_s: float = np.inf, late_s: float = 0.0
+    ) -> Sounding:
+        """`most_s`: longest margin of the window, which begins `late_s` later than the clocks' readings say."""
         sender, listener, rate = self._radios[tx], self._radios[rx], self.frame.sample_rate_hz
-        at_s, margin_s = self._soon(), self._margin_s(tx, rx)
-        n_samples = self.frame.samples.size + 2 * int(np.ceil(margin_s * rate))
+        at_s, margin_s = self._soon(), min(self._margin_s(tx, rx), most_s)
+        length = self.frame.samples.size if samples is None else samples.shape[-1]
+        n_samples = length + 2 * int(np.ceil(margin_s * rate))
         turnaround_s = max(sender.capabilities.turnaround_s, listener.capabilities.turnaround_s)
         sent_s = at_s + margin_s
         try:
             sender.transmit(self._block(sender, sent_s, samples), self._base_s[tx] + sent_s)
-        finally:  # after an error, too, no radio may be left waiting for this transmitter
-            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s)
-        block = listener.receive(n_samples, self._base_s[rx] + at_s)
+        finally:  # even after an error, no radio may be left waiting for this transmitter
+            self._quiet_until(at_s + n_samples / rate + margin_s + turnaround_s + abs(late_s))
+        block = listener.receive(n_samples, self._base_s[rx] + at_s + late_s)
         found, reason = self._find([block])
         error_s = found.time_s - (self._base_s[rx] + sent_s) if found is not None else None
         return Sounding(block, found, reason, sent_s, error_s)
@@ -294,7 +318,7 @@ class Bench:
         ended_s = time.monotonic()
         if self._virtual:
             return ended_s - began_s
-        # the time to give the order, and the time after the last sample until the host has the samples
+        # The sum of the time to give the order and the time from the last sample until the host has the samples.
         return ordered_s - began_s + max(ended_s - self._origin_s - over_s - self.reading_s[name], 0.0)
 
 
@@ -321,11 +345,10 @@ def two_way(
 ) -> tuple[Delay, float, float] | tuple[None, None, None]:
     """Separate delay, clock offset and clock rate from the (time, timing error) pairs of two directions.
 
-    With errors D + o + r·t one way and D − o − r·t the other (two-way time transfer) least squares gives the delay D,
-    the receiver's offset o in seconds and its rate r against the transmitter's, in ppm. Without frames in the return
-    direction D and o cannot be separated: then o is 0, and D, taken at the time 0 at which the clocks were read, is
-    their sum.
-    (None, None, None) with too few frames.
+    The timing errors are D + o + r·t in one direction and D − o − r·t in the other (two-way time transfer). Least
+    squares gives the delay D, the receiver's offset o in seconds and its rate r against the transmitter's, in ppm.
+    Without frames in the return direction D and o cannot be separated: o is then returned as 0, and D as their sum at
+    time 0, when the clocks were read. With too few frames, the result is (None, None, None).
     """
     n_unknown = 3 if back else 2
     if len(there) < 2 or len(there) + len(back) <= n_unknown:

@@ -1,4 +1,5 @@
-"""The pre-shared secret of one-time authentication: drawn for Alice's and Bob's node, by file if one is elsewhere."""
+"""The pre-shared secret of one-time authentication. It is drawn for the nodes of Alice and Bob; a node on another
+machine gets it by a file."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def prepare(lab: Lab, source: str) -> None:
 
 
 def make(lab: Lab, here: list[str], bits: int, out: Path | None) -> dict[str, Path]:
-    """Draw a new secret for the ends that are `here`; for an end on another machine, write it to a file to be carried
-    there.
+    """Draw a new secret for the ends on this machine (`here`); for an end on another machine, write it to the file
+    `out`, which must be carried there.
 
     Returns end → file. Raises InputError where a pool is in use, or `out` exists or is needed and missing.
     """
@@ -56,9 +57,10 @@ def make(lab: Lab, here: list[str], bits: int, out: Path | None) -> dict[str, Pa
 
 
 def take(lab: Lab, name: str, carried: Path) -> Path:
-    """Make a carried secret the pool of a node of this machine, and delete the file; returns where it is kept."""
+    """Make the secret in the file `carried` the pool of a node of this machine, and delete the file; returns the path
+    of the pool."""
     if name not in ends(lab):
-        raise InputError(f"{name!r} has no pool; accepted: {', '.join(ends(lab))}")
+        raise InputError(f"{name!r} cannot have a pool; accepted: {', '.join(ends(lab))}")
     pool = pool_file.read(carried)
     path = node_state_dir(lab, name) / pool_file.NAME
     held = pool_file.PoolFile(path.parent)

@@ -30,7 +30,7 @@ from testbed.core.world import DriverContext
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault
 
-if TYPE_CHECKING:  # loaded where a run is driven: nodes and the air have no use for it
+if TYPE_CHECKING:  # imported only where a run is driven, because nodes and the air do not need it
     from testbed.coordinator.past import Origin
     from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.records.recorded import RecordedRun
@@ -40,7 +40,7 @@ _LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """Exit status of a daemon that refuses its input."""
 MAX_RESTARTS = 3
-"""How often a node of this machine that dies within a run is started again."""
+"""How many times a node of this machine that dies within a run is started again."""
 _GRACE_S = 3.0
 """A process that was asked to finish gets this long before it is terminated, and again before it is killed."""
 
@@ -93,9 +93,9 @@ def load_identity(lab: Lab, name: str) -> Identity | None:
 
 
 def own_identity(lab: Lab, name: str) -> Identity | None:
-    """Return a daemon's identity that knows those others whose public keys are here, enough for this machine's air.
+    """Return a daemon's identity with the public keys that are on this machine, which is enough for its own air.
 
-    None where the lab switched authentication off. Raises InputError where its own pair is missing.
+    None where the lab switched authentication off. Raises InputError if the daemon's own pair of keys is missing.
     """
     folder = lab_folder(lab) / "transport"
     known = [n for n in daemon_names(lab) if n == name or (folder / f"{n}.public").exists()]
@@ -162,7 +162,7 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
                 raise InputError(f"{source}: {exc}") from exc
             if device is not None:
                 devices[name] = device
-        # in a thread of its own: the air is served by this one, as soon as it returns
+        # It has a thread of its own, because the present thread serves the air as soon as this function returns.
         threading.Thread(target=announce, args=(endpoint,), daemon=True).start()
 
     try:
@@ -176,7 +176,7 @@ class Crew:
     """The local processes of one run. They end when this process does, because it holds their standard input."""
 
     def __init__(self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None) -> None:
-        """`kills`: how often each node is going to be killed on purpose, beyond what is suffered of it."""
+        """`kills`: how many times each node will be killed on purpose; these restarts are allowed in addition."""
         self._lab, self._lab_name = lab, lab_name
         self._kills = kills or {}
         self._logs = lab_folder(lab) / "logs"
@@ -184,7 +184,7 @@ class Crew:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._reported: set[str] = set()
         self._untold: set[str] = set()
-        """Nodes that were started and do not have the air's address yet."""
+        """Nodes that were started and were not sent the air's address yet."""
         self._restarts: dict[str, int] = {}
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
@@ -236,7 +236,7 @@ class Crew:
             pipe.flush()
 
     def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        # every daemon is single-threaded by design: BLAS threads would only compete for the cores
+        # Every daemon computes in a single thread; BLAS threads would only compete for the cores.
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -247,13 +247,13 @@ class Crew:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
                 stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C is ours to handle: the nodes are asked to finish
+                start_new_session=True,  # Ctrl-C reaches this process only, which orders the nodes to finish
             )  # fmt: skip
         self._processes[name] = process
         return process
 
     def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
-        """Start a node again that has died; False where that was done too often, or where its file is to blame."""
+        """Restart a node that has died; False where that was done too often, or where it refused its input."""
         suffered = MAX_RESTARTS + self._kills.get(name, 0)
         if self._processes[name].poll() in (0, _BAD_INPUT) or self._restarts.get(name, 0) >= suffered:
             return False
@@ -294,7 +294,7 @@ class Crew:
     def stop(self) -> None:
         """Wait for the processes to end, then terminate them, then kill them; each wait is bounded."""
         processes = list(self._processes.values())
-        for name in self._untold:  # it waits for a line that will not come
+        for name in self._untold:  # these wait for a line that will not come
             self._close_pipes(self._processes[name])
         if "world" in self._processes:
             self._processes["world"].terminate()
@@ -369,10 +369,10 @@ def run(
     origin: Origin | None = None,
     dead: RecordedRun | None = None,
 ) -> Outcome:
-    """Run an experiment: start what is local, drive it to its end, stop what was started.
+    """Run an experiment: start the local processes, drive the run to its end, stop the processes.
 
-    `on_coordinator` is called once everything is started (signal handlers, tests that kill a node). `origin`: how it
-    was started, for `dead`: the record of the run that is resumed.
+    `on_coordinator` is called once everything is started (for signal handlers, and for tests that kill a node).
+    `origin`: how the run was started, for its record. `dead`: the record of the run that is resumed.
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
@@ -398,12 +398,13 @@ def run(
         coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
-        # started at the same time as the air, because most of a start is loading libraries
+        # The nodes are started at the same time as the air, because loading libraries takes most of the time.
         for name in local:
             crew.start_node(name, through("control", name, endpoint))
         world = crew.start_world()
         if driver is not None and world is not None and experiment.scene.uma is not None:
-            # The channel model's library loads slowly, so this comes before the nodes join, which wait only so long.
+            # The channel model's library loads slowly. The scene is put into the air before the nodes join, because
+            # they wait for a limited time only.
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
         airs = {name: None if world is None else through("air", name, world) for name in local}
@@ -412,11 +413,11 @@ def run(
         on_coordinator(coordinator, crew)
 
         def ended() -> list[ProcessEnded]:
-            """Return which processes have died; a node that was part of the run is started again, where that helps."""
+            """Return which processes have died; a node that had joined the run, or was killed, is restarted."""
             out = []
             for name, detail in crew.gone():
                 node = coordinator.state.nodes.get(name)
-                # one that ends by itself before it has greeted would do so again
+                # A node that ends by itself before it has greeted would do so again.
                 joined = node is not None and (node.incarnation != "" or crew.was_killed(name))
                 again = (
                     joined
@@ -432,13 +433,14 @@ def run(
 def _rehearse(
     experiment: Experiment, faults: Sequence[Fault], coordinator: Coordinator, crew: Crew, stack: contextlib.ExitStack
 ) -> Callable[[str, str, str], str]:
-    """Prepare the faults of an experiment that has some; returns how a node gets to an address over a link."""
+    """Prepare the faults of an experiment that has some; returns the function (link, node, address) → address that
+    leads a node's connection through the faulty line."""
     if experiment.faults is None:
         return lambda link, node, endpoint: endpoint
     from testbed.lab.rehearsal import Rehearsal
 
     seed = experiment.seed if experiment.faults.seed is None else experiment.faults.seed
-    faults = [fault for fault in faults if fault.round >= coordinator.state.probed]  # of a run that is resumed
+    faults = [fault for fault in faults if fault.round >= coordinator.state.probed]  # a resumed run has had the others
     made = stack.enter_context(
         Rehearsal(experiment.faults, faults, seed, coordinator.lab.curve, crew.process, coordinator.record)
     )

@@ -1,10 +1,10 @@
-"""TCP lines on loopback that can be bad: every connection to `Line.port` is forwarded, later, in part, or not at all.
+"""TCP lines on loopback into which faults are injected: data sent to `Line.port` are delayed, dropped or forwarded.
 
-The faults of messages need to know where one ends: ZMTP 3 (RFC 37) frames are told apart after the greeting of 64
-bytes, and commands of the handshake always pass. With CURVE a frame has a number that must rise: a lost one is not
-noticed by the connection. One that comes twice or in another order breaks it, so that on `sealed` lines, which are
-authenticated, the connection is reset in its place: libzmq 4.3 ends the whole process at such a frame
-(stream_engine_base.cpp, "Assertion failed: !_io_error").
+Faults of messages act on whole messages: after the greeting of 64 bytes, the data are divided into ZMTP 3 frames
+(RFC 37). Commands of the handshake always pass. With CURVE every frame has a number, which must rise. A lost frame does
+not break the connection, but a frame that comes twice or in another order would, and libzmq 4.3 then ends the whole
+process (stream_engine_base.cpp, "Assertion failed: !_io_error"). On `sealed` lines, which are authenticated, the
+connection is therefore reset instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GREETING_BYTES = 64
 _LONG, _COMMAND = 2, 4
 _LOOKS_S = 0.02
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing sends a reset and drops what was under way."""
+"""Value of SO_LINGER with which closing a connection sends a reset and drops unsent data."""
 
 
 class Frames:
@@ -38,13 +38,13 @@ class Frames:
         self._buffer += data
         if self._greeting_left and (n := min(self._greeting_left, len(self._buffer))):
             self._greeting_left -= n
-            yield self._take(n), False  # at once: the other end answers the first half of it
+            yield self._take(n), False  # in parts, because the other end answers the first half of the greeting
         while (size := self._size()) is not None and len(self._buffer) >= size:
             is_message = not self._buffer[0] & _COMMAND
             yield self._take(size), is_message
 
     def _size(self) -> int | None:
-        """Return how long the frame is that the buffer begins with; None where that cannot be told yet."""
+        """Return the length of the frame at the start of the buffer; None where its header is incomplete."""
         if len(self._buffer) < 2:
             return None
         if not self._buffer[0] & _LONG:
@@ -68,7 +68,7 @@ class Line:
         self._messages, self._sealed = messages, sealed
         self.port = 0
         self.connections = 0
-        """How many were made so far."""
+        """Number of connections so far."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._passes = asyncio.Event()
         self._passes.set()
@@ -81,14 +81,14 @@ class Line:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = [writer]
         try:
-            await self._passes.wait()  # a connection over a cut line is not made
+            await self._passes.wait()  # while the line is cut, no connection is made
             there_reader, there = await asyncio.open_connection(*self._target)
             ends.append(there)
             self.connections += 1
             self._writers.update(ends)
             pumps = [self._pump(reader, there), self._pump(there_reader, writer)]
             await asyncio.wait([asyncio.create_task(p) for p in pumps], return_when=asyncio.FIRST_COMPLETED)
-        except (OSError, asyncio.CancelledError):  # nobody is there yet; or the run is over
+        except (OSError, asyncio.CancelledError):  # nothing listens there yet, or the run is over
             pass
         finally:
             for end in ends:
@@ -131,14 +131,14 @@ class Line:
                         queue.put_nowait((last_s, part + held + (part if fate == "twice" else b"")))
                         held = b""
             queue.put_nowait((last_s, b""))
-            await delivery  # what was said before a goodbye arrives
+            await delivery  # data that were sent before the connection was closed still arrive
         except OSError:
             pass
         finally:
             delivery.cancel()
 
     def reset(self) -> None:
-        """Reset every connection, as a router does that forgot it."""
+        """Reset every connection, as a router does that has lost its table of connections."""
         self._lines.call(self._reset)
 
     def _reset(self) -> None:
@@ -149,11 +149,11 @@ class Line:
             writer.transport.abort()
 
     def cut(self) -> None:
-        """Let nothing through any more; nobody is told."""
+        """Forward nothing any more; neither end is notified."""
         self._lines.call(self._passes.clear)
 
     def mend(self) -> None:
-        """Let everything through again."""
+        """Forward data again."""
         self._lines.call(self._passes.set)
 
     def stop(self) -> None:
@@ -173,8 +173,8 @@ class Lines:
         self.lines: list[Line] = []
 
     def to(self, endpoint: str, traffic: Callable[[], Traffic], messages: bool, sealed: bool) -> Line:
-        """Open a line to `tcp://HOST:PORT`. `messages`: its faults are those of whole ZMTP messages, too; `sealed`:
-        connections are authenticated, message by message.
+        """Open a line to `tcp://HOST:PORT`. `messages`: faults of whole ZMTP messages are injected, too; `sealed`:
+        every message on its connections is authenticated (CURVE).
         """
         host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
 

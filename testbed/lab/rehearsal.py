@@ -1,4 +1,4 @@
-"""Makes the faults of `fault_plan` while a run goes on: on the lines between its processes, and to its processes."""
+"""Injects the faults of `fault_plan` into a run: into the lines between its processes, and into the processes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Process = subprocess.Popen[bytes]
 
 
 class Rehearsal:
-    """`plan`, made once the run has come to its rounds. A context manager: afterwards nothing is broken any more.
+    """Injects each fault of `plan` when the run reaches its round. A context manager: on exit, no fault is active.
 
-    `sealed`: links are authenticated. `process_of` returns a node's present process; `record` is told of every fault as
-    it is made.
+    `sealed`: links are authenticated. `process_of` returns a node's present process; `record` is called with every
+    fault when it is injected.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Rehearsal:
         self._process_of, self._record = process_of, record
         self._lines = Lines()
         self._of: dict[str, list[Line]] = {}
-        """Node → the lines that it speaks over."""
+        """Node → the lines of its connections."""
         self._to: dict[tuple[str, str], str] = {}
         self._timers: list[threading.Timer] = []
         self._paused: list[Process] = []
@@ -45,7 +45,7 @@ class Rehearsal:
         self._stepped_s = 0.0
 
     def through(self, link: str, node: str, endpoint: str) -> str:
-        """Return where a node is to connect to for `endpoint`, so that the faults of this link happen to it."""
+        """Return the address to which a node connects in place of `endpoint`, so that it gets this link's faults."""
         if link not in self._faults.links or endpoint.endswith(":0"):
             return endpoint
         if (node, endpoint) not in self._to:
@@ -59,7 +59,7 @@ class Rehearsal:
         return self._to[node, endpoint]
 
     def until(self, round: int) -> None:
-        """Make the faults that are due when this many rounds are over."""
+        """Inject the faults that are due when this many rounds are over."""
         while self._due and self._due[0].round < round:
             fault = self._due.pop(0)
             log.info("fault: %s", fault)
@@ -77,7 +77,7 @@ class Rehearsal:
 
     def _pause(self, fault: Fault) -> None:
         process = self._process_of(fault.node)
-        process.send_signal(signal.SIGSTOP)  # nothing where it has ended
+        process.send_signal(signal.SIGSTOP)  # has no effect if the process has ended
         self._paused.append(process)
         self._later(fault.length_s, lambda: process.send_signal(signal.SIGCONT))
 
@@ -126,4 +126,4 @@ _MAKE: dict[str, Callable[[Rehearsal, Fault], None]] = {
     "clock_step": Rehearsal._step_clock,
     "disk_full": Rehearsal._fill_disk,
 }
-"""Kind of fault → who makes it."""
+"""Kind of fault → the method that injects it."""

@@ -1,4 +1,4 @@
-"""One call from two names to a finished run: what `testbed run` and `testbed.run` do."""
+"""Carries out a whole run, given an experiment and a lab by name: what `testbed run` and `testbed.run` call."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def plan_of(experiment: str, rounds: int | None = None, seed: int | None = None)
 
 
 def check_world(plan: Experiment, place: Lab, lab: str) -> None:
-    """Raise InputError where an experiment asks for what the lab does not have (a surface, or nodes that record), or
-    for less than its local nodes demand. A remote node's demands are in its own file, and it refuses by itself.
+    """Raise InputError where an experiment needs something that the lab does not have (a surface, or nodes that may
+    record), or does not meet the floors of its local nodes. Remote nodes check the floors in their own lab files.
     """
     config.check_mode(plan, place, lab)
     for name, node in place.node.items():
@@ -50,7 +50,7 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
                 "accepted: false, or an experiment of mode = 'private'"
             )
     if not place.curve:
-        what = "only the discussion is authenticated" if place.wegman_carter else "keys are for experiments only"
+        what = "only the discussion is authenticated" if place.wegman_carter else "the keys must not be used"
         log.warning("%s: curve = false: links here are not authenticated; %s", lab, what)
     if plan.faults is not None:
         fault_plan.nodes_of(plan.faults, plan, place, lab)
@@ -59,7 +59,7 @@ def check_world(plan: Experiment, place: Lab, lab: str) -> None:
 
 
 def origin_of(command: str, experiment: str, lab: str) -> Origin:
-    """Return how a run is started, for whoever resumes it from another folder."""
+    """Return how a run is started, so that it can be resumed from any folder."""
     from testbed.coordinator.past import Origin
 
     return Origin(command, *(str(Path(x).resolve()) if Path(x).is_file() else x for x in (lab, experiment)))
@@ -67,7 +67,7 @@ def origin_of(command: str, experiment: str, lab: str) -> Origin:
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """A run that died, and what it is resumed with."""
+    """A run whose process died, and the experiment and lab with which it is resumed."""
 
     dead: RecordedRun
     origin: Origin
@@ -80,10 +80,10 @@ def resumable(
     folder: Path, command: str, experiment: str | None = None, lab: str | None = None, rounds: int | None = None,
     seed: int | None = None,
 ) -> Resumable:  # fmt: skip
-    """Return what resumes the run in `folder`, whose process died.
+    """Return what is needed to resume the run in `folder`, whose process died.
 
     Without an experiment or a lab, those of the record are used. Raises InputError where the run is over or is still
-    driven, was started by another command, or where what is given here differs from what it was started with.
+    driven, where it was started by another command, or where a given value differs from that at its start.
     """
     from testbed.coordinator.past import origin_of
     from testbed.records import reader
@@ -117,7 +117,7 @@ def resumable(
 
 
 def _first_difference(then: Any, now: Any, where: str = "") -> str | None:
-    """Return in which key two plain values differ first, with both values; None where they are equal."""
+    """Return the first key in which two plain values differ, with both values; None where they are equal."""
     if isinstance(then, dict) and isinstance(now, dict):
         found = (
             _first_difference(then.get(key), now.get(key), f"{where}.{key}" if where else key)
@@ -143,9 +143,9 @@ def run(
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
     and `seed` replace the file's; the lab is `sim` where none is given. `resume`: the folder of a run whose process
-    died, which goes on with its next round; experiment and lab are then those of its record. `progress` is called with
-    the progress, `on_folder` with the folder before anything starts, `on_coordinator` with the coordinator once
-    everything has started.
+    died; it is continued with its next round, with experiment and lab of its record. `progress` is called with the
+    progress, `on_folder` with the folder before anything starts, `on_coordinator` with the coordinator once everything
+    has started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 

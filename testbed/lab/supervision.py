@@ -22,7 +22,7 @@ def told() -> dict[str, Any]:
     """
     line = b""
     while not line.endswith(b"\n"):
-        # read the bare descriptor byte by byte: a buffer would read ahead, and `watch_parent` would miss those bytes
+        # Read the descriptor byte by byte: a buffered reader would take bytes that `watch_parent` needs.
         byte = os.read(0, 1)
         if not byte:
             raise SystemExit(1)
@@ -32,19 +32,19 @@ def told() -> dict[str, Any]:
 
 
 GRACE_S = 5.0
-"""How long a daemon whose starter has died may take to leave in order."""
+"""Seconds that a daemon whose starter has died may take to end in order."""
 
 
 def watch_parent(before_the_end: Callable[[], object] = lambda: None) -> None:
-    """Leave the process when standard input closes: in order, and where that takes too long, all the same.
+    """End this process when standard input closes: in order or, where that takes too long, at once.
 
-    A long computation does not look at signals. `before_the_end` is called then, from a thread of its own, to silence
-    what must not go on alone.
+    It takes too long if a long computation delays the signal's handler. `before_the_end` is then called, from another
+    thread, to silence a transmitter before the process is ended.
     """
 
     def wait() -> None:
         try:
-            # read the bare descriptor: a thread that reads sys.stdin holds its lock when the interpreter exits
+            # Read the descriptor and not sys.stdin, whose lock this thread would still hold when the interpreter exits.
             while os.read(0, 1):
                 pass
         finally:

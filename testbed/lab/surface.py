@@ -1,4 +1,4 @@
-"""The surface on the bench: look at its board, set it, search for a good pattern on live probes (`testbed ris`)."""
+"""The surface of a lab by hand: show its board, set a pattern, search for a good one by probes (`testbed ris`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from testbed.surface.objectives import Objective
 from testbed.surface.policies.closed_loop import ClosedLoop
 
 _SCENE = "static_room"
-"""The bundled experiment whose scene a simulated air holds while `testbed ris` uses its board."""
+"""The bundled experiment whose scene is put into a simulated air while `testbed ris` uses its board."""
 _LARGEST = (1024, 1024, 8)
 """Largest rows, columns and phase bits of a board."""
 _GLYPHS = {1: "·█", 2: "·░▓█"}
@@ -44,7 +44,8 @@ def picture(pattern: SurfacePattern) -> str:
 
 
 def show(lab: Lab, lab_name: str, spec: str | None) -> dict[str, Any]:
-    """Return a lab's board and the pattern on it; with `spec`, that pattern, if possible without opening the board."""
+    """Return a lab's board and its present pattern; with `spec`, return that pattern, without opening the board if the
+    lab file states its size."""
     node = _surface_node(lab, lab_name)
     identity: dict[str, Any] = {}
     capabilities: dict[str, Any] = {}
@@ -92,14 +93,14 @@ def apply(lab: Lab, lab_name: str, spec: str) -> dict[str, Any]:
 
 
 def _size_given(lab: Lab, node: str) -> tuple[int, int, int] | None:
-    """Return (rows, columns, phase bits) where the lab file gives them; None: only the board knows."""
+    """Return (rows, columns, phase bits) where the lab file states them; None where the board must be asked."""
     emulated = {} if lab.world is None else lab.world.emulators.get(node, {})
     try:
         kind: type[Board] = registry.load_driver("boards", lab.node[node].driver)
     except InputError:  # a missing option is reported when the board is opened
         return None
     size = kind.size_given({**emulated, **lab.node[node].options})
-    # a size that no board can have is reported then, too
+    # A size that no board can have is also reported when the board is opened.
     return None if size is None or not all(1 <= n <= most for n, most in zip(size, _LARGEST, strict=True)) else size
 
 

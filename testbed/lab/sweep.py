@@ -1,8 +1,9 @@
-"""A sweep: every job of a grid done once, its row kept in a journal, and one table and one page of all rows.
+"""A sweep runs every job of a grid once, writes each result into a journal, and makes a table and a page of all
+results.
 
-The folder of a sweep holds `done.jsonl` (a line for each job that is done, written when it is), `runs/` (the runs'
+The folder of a sweep contains `done.jsonl` (the journal, with a line for each finished job), `runs/` (the runs'
 folders), `labs/` (lab files that the grid changed), `table.parquet` or `table.csv`, and `sweep.html`. A sweep that was
-killed goes on where it was: a job whose line is in the journal is not done again.
+killed can be continued: a job that has a line in the journal is not run again.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ Row = dict[str, Any]
 
 
 class Stopped(TestbedError):
-    """The user stopped the sweep; what is done is kept."""
+    """The user stopped the sweep; the results of finished jobs are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep has made."""
+    """The results of a sweep."""
 
     rows: list[Row]
-    """One a job that is done, in the grid's order."""
+    """One row for each finished job, in the grid's order."""
     table: Path
     failed: int
     grid: Grid
@@ -67,13 +68,14 @@ def run(
     say: Say = lambda _: None,
     on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
 ) -> Swept:
-    """Do every job of a grid that is not done yet, and write the table and the page.
+    """Run every job of a grid that is not finished yet, and write the table and the page.
 
-    `resume`: go on with the sweep in `out`; without it a folder that holds one is refused. `scheduler`: a Dask
-    scheduler whose workers do the jobs; otherwise they are done here, one after another. `say` receives a line a job,
-    with the time left.
+    `resume`: continue the sweep in `out`; without it, a folder that contains a sweep is refused. `scheduler`: address
+    of a Dask scheduler whose workers run the jobs; otherwise they are run in this process, one after another. `say` is
+    called with a line for each job, which states the remaining time.
 
-    Raises InputError before the start for everything that can be known then, Stopped where the user stops a run.
+    Raises InputError, before the first job, for everything that can be checked then; Stopped where the user stops a
+    run.
     """
     grid = grids.load(path)
     client = None if scheduler is None else cluster.connect(scheduler)
@@ -84,7 +86,7 @@ def run(
             done = {row["digest"]: row for row in _read(out / JOURNAL) if row["status"] != "failed"}
             todo = [job for job in grid.jobs if job.digest not in done]
             if len(todo) < len(grid.jobs):
-                say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} are done already")
+                say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} runs are finished already")
             doing = _here(grid, todo, out, on_coordinator) if client is None else _there(client, grid, todo)
             _collect(grid, todo, doing, out / JOURNAL, done, say)
         finally:
@@ -103,7 +105,7 @@ def _prepare(out: Path, resume: bool) -> None:
     except OSError as exc:
         raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
     if (out / JOURNAL).exists() and not resume:
-        raise InputError(f"{out}: holds a sweep already; accepted: --resume to go on with it, or another --out")
+        raise InputError(f"{out}: contains a sweep already; accepted: --resume to continue it, or another --out")
 
 
 # ---------------------------------------------------------------- doing jobs
@@ -112,7 +114,7 @@ def _prepare(out: Path, resume: bool) -> None:
 def _collect(
     grid: Grid, todo: Sequence[Job], doing: Iterator[tuple[Job, Row]], journal: Path, done: dict[str, Row], say: Say
 ) -> None:
-    """Write each job's row into the journal when it is done, and say how long the others will take."""
+    """Write each job's row into the journal when it is finished, and report how long the others will take."""
     began_s = time.monotonic()
     with journal.open("ab") as f:
         if f.tell() and journal.read_bytes()[-1:] != b"\n":
@@ -135,7 +137,7 @@ def _result(job: Job, row: Row) -> str:
 def _here(
     grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew], None]
 ) -> Iterator[tuple[Job, Row]]:
-    """Do jobs in this process, one after another; the daemons of a run are processes of their own, as always."""
+    """Run jobs from this process, one after another."""
     for job in todo:
         began_s = time.monotonic()
         try:
@@ -145,7 +147,7 @@ def _here(
                 row = _run(grid, job, out, on_coordinator)
         except Stopped:
             raise
-        except TestbedError as exc:  # this point cannot be done; the others can
+        except TestbedError as exc:  # this job fails; the sweep goes on with the others
             row = _row("failed", str(exc), {})
         yield job, row | {"seconds": round(time.monotonic() - began_s, 3)}
 
@@ -176,12 +178,12 @@ def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator,
     with processes.unless_empty(folder):
         outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
     if outcome.status == "stopped":
-        raise Stopped("stopped; what is done is kept: --resume goes on")
+        raise Stopped("stopped; finished runs are kept, and --resume continues the sweep")
     return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))
 
 
 def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
-    """Do jobs on a cluster's workers, in the order in which they end."""
+    """Run jobs on a cluster's workers; yields them in the order in which they end."""
     from distributed import as_completed
 
     if grid.source is None:
@@ -207,7 +209,7 @@ def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, 
 
 
 def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
-    """Do one job by the command line in a folder of its own, with keys and states of its own; runs are not kept."""
+    """Run one job by the command line, in a temporary folder with keys and states of its own. The run is not kept."""
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sweep-") as scratch:
         folder = Path(scratch)
@@ -241,7 +243,7 @@ def _write_toml(table: Mapping[str, Any], path: Path) -> None:
 
 
 def _figures(summary: Mapping[str, Any], above: str = "", depth: int = 2) -> Row:
-    """Return the numbers and words of a summary by dotted name; lists and what lies deeper are left in the runs."""
+    """Return the numbers and words of a summary by dotted name; lists, and tables below `depth`, are left out."""
     out: Row = {}
     for key, value in summary.items():
         if isinstance(value, Mapping):
@@ -271,9 +273,10 @@ _FIXED = ("point", "repetition", "seed", "status", "detail", "seconds", "run")
 
 
 def columns(rows: Sequence[Row], parameters: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the table, column by column: what was asked (`grid.KEY`), how it went, and the summary's figures.
+    """Return the columns of the table: the values of the grid (`grid.KEY`), status and detail, and the summary's
+    figures.
 
-    A value that is a list or a table is given as text, as the grid's file has it.
+    A value that is a list or a table is given as text, as in the grid's file.
     """
     figures = dict.fromkeys(name for row in rows for name in row["figures"])
     out: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _FIXED}

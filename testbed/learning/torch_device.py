@@ -1,4 +1,4 @@
-"""Where torch computes: one choice for everything that learns."""
+"""Chooses the device on which torch computes, for all learning code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from testbed.core.errors import InputError
 
 CHOICES = ("auto", "cpu", "cuda")
 VARIABLE = "TESTBED_TORCH_DEVICE"
-"""Environment variable with one of the choices, for machines whose GPU is used by others."""
+"""Environment variable that contains one of the choices, for machines whose GPU is needed by other users."""
 
 
 def pick(choice: str = "auto") -> str:
     """Return "cuda" or "cpu"; "auto" follows the environment variable, or else takes a GPU if there is one.
 
-    Raises InputError for another word, or where "cuda" is asked for and there is none.
+    Raises InputError for another word, or if "cuda" is asked for and there is no GPU.
     """
     if choice == "auto":
         choice = os.environ.get(VARIABLE) or "auto"

@@ -15,13 +15,15 @@ from typing import Self
 
 from testbed.core.errors import InputError
 
+ASKS = ("pause", "unpause", "stop", "halt")
+"""What a page may ask of its run."""
 _END_S = 5.0
 _NICE = 5
 """Lower priority of the page's process, so that the run has precedence on a shared processor."""
 
 
 class Beside:
-    """The page's process; `ask` is called, in a thread, with what a page asks for. A context manager."""
+    """The page's process. `ask` is called, in a separate thread, with each request of a page. A context manager."""
 
     def __init__(self, say: Callable[[str], None], port: int = 0) -> None:
         self._say, self._port = say, port
@@ -38,7 +40,7 @@ class Beside:
                 raise InputError(f"--live needs {name}; accepted: pip install 'ris-skg-testbed[live]'")
 
     def start(self, folder: Path) -> None:
-        """Start the page of a run's folder; `say` prints its address once it is served, and the run does not wait."""
+        """Start the page of a run's folder, without waiting for it; `say` prints its address once it is served."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "testbed", "live", str(folder), "--supervised", "--port", str(self._port)]
         self._process = subprocess.Popen(
@@ -56,7 +58,7 @@ class Beside:
                 told = json.loads(line)
                 if "url" in told:
                     self._say(f"live: {told['url']}")
-                elif told.get("ask") in ("stop", "halt"):
+                elif told.get("ask") in ASKS:
                     self.ask(told["ask"])
 
     def __enter__(self) -> Self:

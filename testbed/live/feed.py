@@ -1,7 +1,7 @@
-"""The data that are shown of a run, read from its journal step by step: bounded in memory for runs of any length.
+"""The data of a run that the live page shows, read from the run's journal step by step, in limited memory.
 
 Rounds are gathered into windows, each of which is one point of every curve; where there are too many windows, pairs of
-them are joined. It reads only what is committed and never holds the journal open, so it does not slow the run.
+them are joined. Only committed rows are read, and the journal is not kept open, so that the run is not slowed down.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from testbed.records.journal import Grown, JournalTail
 from testbed.records.recorded import RecordedRun
 
 MAX_WINDOWS = 600
-"""Points of a curve; beyond that, neighbours are joined."""
+"""Largest number of points of a curve; if there are more, neighbours are joined."""
 LEAST_WINDOW = 8
-"""Rounds in a window: fewer make no correlation."""
+"""Least number of rounds in a window: from fewer, no correlation can be computed."""
 SCATTER = 64
-"""Latest values shown in the complex plane."""
+"""Number of latest values that are shown in the complex plane."""
 EVENTS = 100
 MAX_TEXT = 300
-"""Most characters of an event that are shown."""
+"""Largest number of characters of an event that are shown."""
 _QUIET = ("key_digests", "randomness")
 """Events that are not shown while the run goes on."""
 
@@ -63,19 +63,21 @@ class Window:
 
 
 class Feed:
-    """Grows with a run. `poll` is called by one thread; `message` returns what is sent to a page."""
+    """Collects the data of a run that goes on. `poll` is called by one thread; `message` returns the data for a
+    page."""
 
     def __init__(self, folder: Path, expected: bool = False) -> None:
         """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
         if not expected and not (folder / files.JOURNAL).exists() and not (folder / files.RUN).exists():
-            raise InputError(f"{folder}: holds no run; accepted: the folder of a run, going on or ended")
+            raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended")
         self.folder = folder
         self.state = "waiting"
+        self.paused = False
         self.start: Start | None = None
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
         self.generation = 0
-        """Changes when points are joined, so that a page that has some of them starts again."""
+        """Number that changes when points are joined; a page then gets all points again."""
         self.rejected: Counter[str] = Counter()
         self.kept = self.rounds = self.last_round = 0
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
@@ -86,22 +88,22 @@ class Feed:
         self.stop: dict[str, Any] | None = None
         self.surface = ""
         self.pattern: tuple[str, SurfacePattern] | None = None
-        """Digest and pattern that the surface showed last."""
+        """Digest and pattern of the surface's last state."""
         self.roles: dict[str, str] = {}
         self._lock = threading.Lock()
-        """Held while the data grow or are read for a page."""
+        """Lock for adding data and for reading them for a page."""
         self._tail = JournalTail(folder)
         self._window_rounds = LEAST_WINDOW
         self._window: Window | None = None
         self._ticks: deque[tuple[float, int]] = deque(maxlen=20)
 
-    # ------------------------------------------------------------ growing
+    # ------------------------------------------------------------ reading the journal
 
     def poll(self) -> None:
         """Read what is new; raises InputError for a run that cannot be read."""
         if self.state in ("closed", "killed"):
             return
-        # before the journal is looked at: a run that closes in between is found closed by the next poll
+        # This is read before the journal: if the run closes in between, the next poll finds it closed.
         held = files.held(self.folder)
         grown = self._tail.read()
         if grown is not None:
@@ -128,7 +130,7 @@ class Feed:
             self.pattern = None if found is None else (self.surface, found)
 
     def _finish(self, run: RecordedRun) -> None:
-        """Read the end of a run; all of it, where nothing was read before."""
+        """Read the rest of a run that has ended; if nothing was read before, read all of it."""
         told = [("start", run.start)] if self.start is None else []
         events = [("event", event) for event in run.events[self.event_count :]]
         blocks = [("block", block) for block in run.blocks]
@@ -176,6 +178,8 @@ class Feed:
         if node is not None:
             state = {"joined": "here", "configured": "ready", "lost": "lost", "left": "left"}.get(kind, "")
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
+        if kind in ("paused", "unpaused"):
+            self.paused = kind == "paused"
         if kind not in _QUIET:
             self.events.append(
                 {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
@@ -259,7 +263,7 @@ class Feed:
 
     @property
     def key_bits(self) -> int:
-        """Key bits of blocks in which both ends have as many."""
+        """Number of key bits, over the blocks in which both ends have a key of the same length."""
         total = 0
         for block in self.blocks.values():
             bits = [report["key_bits"] for report in block["key"].values()]
@@ -267,7 +271,8 @@ class Feed:
         return total
 
     def bit_flow(self) -> dict[str, int]:
-        """Return where Alice's raw bits went: published to judge errors, leaked, taken off for Eve, left as a key."""
+        """Return how Alice's raw bits are divided: published to estimate errors, leaked, subtracted for Eve, and
+        key."""
         flow: Counter[str] = Counter()
         for block in self.blocks.values():
             agree = self._of(block["agree"], "alice")
@@ -292,22 +297,28 @@ class Feed:
         return next((r for node, r in reports.items() if self.roles.get(node, node) == role), None)
 
     def eves(self) -> list[dict[str, Any]]:
-        """Return the key bits that each considered Eve would leave, over all blocks, ascending."""
+        """Return the key bits that each considered Eve would leave, over all blocks, ascending.
+
+        A block without her counts with what the least able one left, as in the summary.
+        """
         rows: dict[str, dict[str, Any]] = {}
-        for block in self.blocks.values():
-            key = self._of(block["key"], "alice") or {}
-            for eve in key.get("eves") or []:
+        blocks = [(self._of(block["key"], "alice") or {}).get("eves") or [] for block in self.blocks.values()]
+        most = [max((eve["key_bits"] for eve in eves), default=0) for eves in blocks]
+        for eves in blocks:
+            for eve in eves:
                 row = rows.setdefault(
                     eve["name"], {"name": eve["name"], "knows": eve["knows"], "bits": 0, "guess": 0.0}
                 )
                 row["bits"] += eve["key_bits"]
                 row["guess"] = max(row["guess"], eve["guess_probability"] or 0.0)
+        for name, row in rows.items():
+            row["bits"] += sum(n for n, eves in zip(most, blocks, strict=True) if name not in [e["name"] for e in eves])
         return sorted(rows.values(), key=lambda row: (row["bits"], -row["guess"]))
 
-    # ------------------------------------------------------------ telling
+    # ------------------------------------------------------------ data for a page
 
     def message(self, cursor: dict[str, int] | None = None) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return what a page needs that has received everything up to `cursor`, and the cursor after it."""
+        """Return the data after `cursor`, up to which the page has received everything, and the next cursor."""
         with self._lock:
             return self._message(cursor or {})
 
@@ -317,6 +328,7 @@ class Feed:
         start = self.start
         told: dict[str, Any] = {
             "state": self.state,
+            "paused": self.paused and self.state == "live",
             "whole": whole,
             "title": "" if start is None else str(start.experiment.get("title", "")),
             "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),
@@ -373,7 +385,7 @@ class Feed:
 
 
 def joined(a: dict[str, Any], b: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return one point in place of two neighbours; the last may have none."""
+    """Return one point in place of two neighbours; the last point may have no neighbour."""
     if b is None:
         return a
     out: dict[str, Any] = {"first": a["first"], "last": b["last"]}
@@ -394,7 +406,7 @@ def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None
 
 
 def probe_rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:
-    """Yield a closed run's probes as `Grown.probes` has them, by ascending round; CSI of NaN is passed on unchanged."""
+    """Yield a closed run's probes, by ascending round, in the form of `Grown.probes`; CSI of NaN is not changed."""
     names = list(run.links)
     sizes = [run.links[name].rounds.size for name in names]
     if not names:

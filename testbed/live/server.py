@@ -1,8 +1,8 @@
 """The live page: a small server on loopback that sends the contents of a run's journal to every open page.
 
-It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page receives
-what is new to it at its own pace, so a slow page delays no other. A page's requests (stop, halt) are written as a
-line on standard output, for the process that runs the experiment, and must carry the token that is in the page.
+It runs in a process of its own, reads only committed rows, and gathers them once for all pages. Each page receives the
+data that it lacks at its own pace, so that a slow page delays no other. A page's requests (`ASKS`) are written as a
+line on standard output, for the process that runs the experiment; a request must contain the token that is in the page.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from testbed.core.errors import InputError, TestbedError
+from testbed.live.beside import ASKS
 from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
 """Time between two reads of the journal, and between two messages to a page."""
 MAX_PAGES = 16
-ASKS = ("stop", "halt")
 _LAST_LOOK_S = 1.5
-"""The server outlives the run's process by this much, so that pages see how it ended."""
+"""The server runs for this time after the end of the run's process, so that pages can show how the run ended."""
 
 
 def page(token: str, controls: bool) -> str:
@@ -63,7 +63,7 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
     pages = 0
 
     def foreign(request: Request) -> bool:
-        """Whether a request names another host, as it does when a web site's own name points at loopback."""
+        """Whether a request names another host, as from a web site whose name resolves to loopback (DNS rebinding)."""
         origin = request.headers.get("origin")
         return request.headers.get("host") not in hosts or origin not in (None, *(f"http://{host}" for host in hosts))
 
@@ -94,7 +94,7 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
                 while True:
                     message, cursor = await asyncio.to_thread(feed.message, cursor)
                     text = json.dumps(message, allow_nan=False, separators=(",", ":"))
-                    # a comment keeps the connection open, and fails where the page has gone
+                    # The comment line keeps the connection open, and sending it fails where the page was closed.
                     yield f"data: {text}\n\n" if text != before else ": same\n\n"
                     before = text
                     await asyncio.sleep(PERIOD_S)
@@ -135,8 +135,8 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
 def serve(folder: Path, port: int = 0, supervised: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
     """Serve a run's page on 127.0.0.1 until interrupted; port 0 chooses a free one, `ready` is called with the address.
 
-    `supervised`: for a run that started this process. What pages request is printed, a line of JSON each, and the
-    server ends soon after its standard input is closed, which the death of that process does too.
+    `supervised`: a run started this process. Requests of pages are then printed, as a line of JSON each, and the server
+    ends soon after its standard input is closed, which also happens when the run's process dies.
     """
     try:
         import uvicorn

@@ -2,7 +2,7 @@
 
 A message is three parts: the link ("alice>bob", to subscribe by), a JSON object (run, link, round, snr_db, cfo_hz,
 surface, shape, dtype, subcarrier_hz), and the values, little-endian complex64 in the order of `shape` (rx antenna, tx
-antenna, subcarrier); empty where a probe gave none. The last message of a run has the topic "end".
+antenna, subcarrier); the values are empty where a probe was rejected. The last message of a run has the topic "end".
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from testbed.records.journal import JournalTail
 PERIOD_S = 0.1
 """Time between two reads of the journal, which is written in batches of half a second."""
 MOST_QUEUED = 10_000
-"""Messages kept for a program that reads slowly; beyond that it misses some. The run never waits for it."""
+"""Number of messages that are kept for a program that reads slowly; it misses further ones. The run never waits."""
 
 
 def message(row: tuple[Any, ...], start: Start | None) -> list[bytes]:
-    """Return the message that a row of `Grown.probes` is sent as."""
+    """Return the message for a row of `Grown.probes`."""
     round, link, snr_db, cfo_hz, surface, *shape, csi = row
     head: dict[str, Any] = {"link": link, "round": round, "snr_db": snr_db, "cfo_hz": cfo_hz, "surface": surface}
     head |= {"shape": None if csi is None else shape, "dtype": "<c8"}
@@ -48,7 +48,7 @@ def publish(folder: Path, endpoint: str, ready: Callable[[str], None] = lambda _
     import zmq
 
     if not (folder / files.JOURNAL).exists():
-        raise InputError(f"{folder}: holds no run that is going on; testbed.open reads one that has ended")
+        raise InputError(f"{folder}: contains no run that is going on; testbed.open reads one that has ended")
     if not endpoint.startswith(("tcp://127.0.0.1:", "ipc://")):
         raise InputError(
             f"{endpoint}: CSI makes keys, so it stays on this machine; accepted: tcp://127.0.0.1:PORT or ipc://PATH"
@@ -70,7 +70,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
     tail, start = JournalTail(folder), None
     told: Counter[str] = Counter()
     while True:
-        held = files.held(folder)  # asked before the journal is read, so that a process's last rows are still found
+        held = files.held(folder)  # before the journal is read, so that the last rows of a process are not missed
         grown = tail.read()
         if grown is None:
             break
@@ -83,7 +83,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
         if not held and not grown.probes:
             return told.total()
         time.sleep(PERIOD_S)
-    # the run closed between two reads: the rest is in its lasting files
+    # The run was closed between two reads: the other probes are in its lasting files.
     run = reader.load(folder)
     seen: Counter[str] = Counter()
     for row in probe_rows(run):
@@ -94,7 +94,7 @@ def _follow(folder: Path, send: Callable[[list[bytes]], Any]) -> int:
 
 
 def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a row with None in place of NaN, for CSI as a whole too, as the journal has it."""
+    """Return a row with None in place of NaN, and None for CSI of NaN, as in the journal."""
     *head, csi = (None if isinstance(value, float) and math.isnan(value) else value for value in row)
     nothing = csi is not None and np.isnan(np.frombuffer(csi, "<c8")).all()
     return (*head, None if nothing else csi)

@@ -20,7 +20,7 @@ PERIOD_S = 0.5
 def line(told: dict[str, Any]) -> str:
     """Return the state of a run in one line: rounds, rate, correlation, key bits, rejections."""
     last = latest(told)
-    parts = [f"{told['state']}: round {told['rounds']}/{told['planned']}"]
+    parts = [f"{'paused' if told['paused'] else told['state']}: round {told['rounds']}/{told['planned']}"]
     if told["rounds_per_s"] is not None:
         parts.append(f"{told['rounds_per_s']:.0f} rounds/s")
     parts += [f"r {name} {r:+.2f}" for name, r in last["r"].items()]
@@ -30,6 +30,18 @@ def line(told: dict[str, Any]) -> str:
     if told["rejected"]:
         parts.append("rejected: " + ", ".join(f"{n} {reason}" for reason, n in told["rejected"].items()))
     return "  ".join(parts)
+
+
+def figures(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a run as plain data: what `line` says, and the offsets and nodes beside it."""
+    last = latest(told)
+    same = ("state", "paused", "title", "round", "rounds", "planned", "rounds_per_s", "kept", "rejected", "key_bits")
+    out = {key: told[key] for key in same}
+    return (
+        out
+        | {"bits": told["flow"], "nodes": told["nodes"], "correlation": last["r"]}
+        | {key: last[key] for key in ("snr_db", "cfo_hz")}
+    )
 
 
 def table(told: dict[str, Any]) -> Any:
@@ -59,14 +71,14 @@ def table(told: dict[str, Any]) -> Any:
 
 
 def latest(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the last point of the curves; of those with a correlation, where there is one."""
+    """Return the last point of the curves that has a correlation; where none has one, the last point."""
     empty: dict[str, Any] = {"r": {}, "snr_db": {}, "cfo_hz": {}}
     points = told["points"] or [empty]
     return next((point for point in reversed(points) if point["r"]), points[-1])
 
 
 def spark(values: list[float], width: int = 32) -> str:
-    """Return a spectrum as a row of blocks, from its lowest to its highest level."""
+    """Return a spectrum as a row of block characters, scaled from its lowest to its highest level."""
     n = min(width, len(values))
     edges = [i * len(values) // n for i in range(n + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
@@ -79,11 +91,14 @@ def _figure(value: float | None, form: str) -> str:
     return "–" if value is None or math.isnan(value) else format(value, form)
 
 
-def watch(folder: Path, say: Callable[[str], None], drawn: bool) -> None:
-    """Follow a run until it is over; `drawn`: as a table on a terminal, else as a line every few seconds by `say`."""
+def watch(folder: Path, tell: Callable[[dict[str, Any]], None], drawn: bool, end_only: bool = False) -> None:
+    """Follow a run until it is over: `drawn` as a table on a terminal, else by `tell` every few seconds and at the end.
+
+    `end_only`: only then.
+    """
     feed = Feed(folder)
     if not drawn:
-        _lines(feed, say)
+        _tell(feed, tell, end_only)
         return
     from rich.live import Live
 
@@ -97,13 +112,13 @@ def watch(folder: Path, say: Callable[[str], None], drawn: bool) -> None:
             time.sleep(PERIOD_S)
 
 
-def _lines(feed: Feed, say: Callable[[str], None]) -> None:
-    due_s = 0.0
+def _tell(feed: Feed, tell: Callable[[dict[str, Any]], None], end_only: bool) -> None:
+    due_s = math.inf if end_only else 0.0
     while True:
         feed.poll()
         over = feed.state in ("closed", "killed")
         if over or time.monotonic() >= due_s:
-            say(line(feed.message()[0]))
+            tell(feed.message()[0])
             due_s = time.monotonic() + LINE_S
         if over:
             return

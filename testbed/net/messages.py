@@ -2,7 +2,7 @@
 
 On the wire a message is one msgpack map `{"header": …, "body": {"type": …, …}}`; anything that does not decode against
 the schema, ranges and names included, is refused and counted (`core.gate`) before anything acts on it. Times are on the
-clock of the device of the node addressed, unless said otherwise.
+clock of the addressed node's device, unless stated otherwise.
 Integrity and authenticity are the transport's (CURVE): the header carries no signature of its own.
 """
 
@@ -28,13 +28,13 @@ VERSION = 7
 
 
 MAX_MESSAGE_BYTES = 1 << 24
-"""Largest message to the coordinator and from it. The longest content is a block's raw bits, a byte each."""
+"""Largest message to or from the coordinator, in bytes. The longest content is a block's raw bits, a byte each."""
 MAX_PUBLIC_BYTES = 1 << 25
-"""Largest message of the discussion. The longest content is the CSI of a training."""
+"""Largest message of the discussion, in bytes. The longest content is the CSI of a training."""
 MAX_IDENTITY_BYTES = 1 << 14
-"""Largest identity of a device, which is recorded whenever its node joins."""
+"""Largest identity of a device in bytes; it is recorded whenever its node joins."""
 MAX_ELEMENTS = 1 << 20
-"""Most elements of a surface."""
+"""Largest number of elements of a surface."""
 
 Role = Annotated[str, Meta(pattern=r"^(alice|bob|eve|ris)$(?!\n)")]
 Transmitter = Annotated[str, Meta(pattern=r"^(alice|bob|eve)$(?!\n)")]
@@ -45,22 +45,22 @@ Endpoint = Annotated[str, Meta(pattern=r"^(tcp://[A-Za-z0-9.:\[\]_*-]{1,260}:[0-
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{1,128}$(?!\n)")]
 Edge = Annotated[int, Meta(ge=0, le=4096)]
 Reason = Annotated[str, Meta(pattern=r"^[a-z_]{1,40}$(?!\n)")]
-"""A code that is counted under its own name."""
+"""A short code, such as a reason; messages are counted by it."""
 Rounds = Annotated[list[Number], Meta(max_length=1 << 20)]
 
 
 class Header(Struct, frozen=True):
     msg_id: Annotated[int, Meta(ge=0)]
-    """Counts up from 0 in each session of a sender (`net.session`); a repeated one is refused. Of `Here` and of its
-    answer: the number that the sender's next message will have."""
+    """Number of the message, from 0 up in each session of a sender (`net.session`); a repeated one is refused. In
+    `Here` and in its answer: the number that the sender's next message will have."""
     version: int
     sender: Identifier
     incarnation: Identifier
-    """Drawn by each process at its start, so that a node that was restarted has a new one."""
+    """A random word that each process draws at its start, so that a restarted node has a new one."""
     run: IdentifierOrNone = ""
     """The run to which this message belongs; empty before a node was welcomed."""
     parent: Annotated[int, Meta(ge=0)] | None = None
-    """msg_id of the message this answers."""
+    """msg_id of the message that this one answers."""
     seen: Annotated[int, Meta(ge=-1)] = -1
     """Highest msg_id that the sender has received in order from its peer; −1: none yet."""
 
@@ -80,32 +80,33 @@ class Hello(_Body, frozen=True):
     pid: Tally
     discussion_port: Port = 0
     transcript_port: Port = 0
-    """Of Alice's node: the port of her link to Bob, and the port at which all nodes can read the public discussion."""
+    """Ports of Alice's node: that of her link to Bob, and that at which all nodes can read the public discussion."""
     timed: bool = True
     turnaround_s: Delay = 0.0
     """The turn-around time that the driver states."""
     host_turnaround_s: Delay = 0.0
-    """As `testbed doctor` measured it on the host's clock; 0 where it did not. Without meaning in virtual time."""
+    """The turn-around time that `testbed doctor` measured on the host's clock, 0 where it did not. It has no meaning in
+    virtual time."""
     timing_spread_s: Delay = 0.0
     """Standard deviation of arrivals about their schedule, as the doctor measured it; 0 where it did not."""
     surface_shape: tuple[Edge, Edge] | None = None
     phase_bits: PhaseBits = 0
     schedule_size: Number = 0
-    """Patterns that the surface latches by time …"""
+    """Number of patterns that the surface can hold in a schedule and latch at their times."""
     latency_s: Delay = 0.0
-    """… and how long before it must have them."""
+    """How long before its time the surface must have a pattern of a schedule."""
     n_antennas: Antennas = 1
 
 
 class Heartbeat(_Body, frozen=True):
-    """Sent by a thread of its own, so also while the node is busy."""
+    """A sign that the node is alive. A separate thread sends it, also while the main loop is busy."""
 
     state: Text
 
 
 class Here(_Body, frozen=True):
-    """Sent by the main loop on the path of the orders, when it has time: what it has received, and how much it has
-    sent. It reveals a broken connection; what was lost with the connection is then sent again."""
+    """Sent by the main loop, when it is idle, on the connection of the orders: how many messages it has received and
+    sent. It reveals a broken connection; the messages that were lost with the connection are then sent again."""
 
 
 class Configured(_Body, frozen=True):
@@ -129,10 +130,10 @@ class Applied(_Body, frozen=True):
 
     round: Number
     digest: Identifier
-    """Digest of an ordered pattern; for a secret one, the opaque name of the state."""
+    """Digest of the ordered pattern or, if it is secret, the opaque name of the state."""
     device_time_s: Instant
     levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
-    """Levels of a secret pattern, (row, column) uint8, in experiment mode only, for the record."""
+    """Levels of a secret pattern, (row, column) uint8, for the record; in experiment mode only."""
     shape: tuple[Edge, Edge] = (0, 0)
     phase_bits: PhaseBits = 1
 
@@ -144,7 +145,7 @@ class PatternSet(Struct, frozen=True, kw_only=True):
     digest: Identifier
     """As in `Applied`."""
     device_time_s: Instant
-    """When it latches."""
+    """Device time at which it latches."""
     levels: Annotated[bytes, Meta(max_length=MAX_ELEMENTS)] | None = None
     """As in `Applied`."""
 
@@ -175,11 +176,12 @@ class Captured(_Body, frozen=True):
     estimation."""
 
     round: Number
-    """The train's first."""
+    """Number of the train's first round."""
 
 
 class Stepped(_Body, frozen=True):
-    """A step of an untimed round is done: the transmitter is on, the samples are in, or the transmitter is silent."""
+    """A step of an untimed round is done: the transmitter is on, the samples are captured, or the transmitter is
+    silent."""
 
     round: Number
     step: Number
@@ -220,7 +222,7 @@ class Probed(_Body, frozen=True):
 
     rounds: Annotated[list[RoundResult], Meta(min_length=1, max_length=MAX_TRAIN)]
     correction_ppm: Finite | None = None
-    """What this node's radio takes out of the carrier from the next but one train on; None: no change."""
+    """New correction in ppm of this radio's carrier, which holds from the next but one train on; None: no change."""
 
 
 class Agreed(_Body, frozen=True):
@@ -228,7 +230,7 @@ class Agreed(_Body, frozen=True):
     raw_bits: bytes | None = None
     """One byte a bit, experiment mode only."""
     public_messages: Tally = 0
-    """Alice's count of the block's transcript so far, so that Eve can check that she has all of it."""
+    """Alice's number of messages in the block's transcript so far, by which Eve can check that she has all of them."""
 
 
 class Trained(_Body, frozen=True):
@@ -280,11 +282,11 @@ class Welcome(_Body, frozen=True):
     run: Identifier
     """Name of the run this node is now part of."""
     lost_after_s: Duration
-    """Silence of the coordinator after which a node gives up on it."""
+    """Silence of the coordinator after which a node leaves the run."""
 
 
 class Refused(_Body, frozen=True):
-    """The coordinator will not take this node; it should exit with the reason."""
+    """The coordinator does not accept this node, which should exit with the reason."""
 
     reason: Text
 
@@ -294,7 +296,7 @@ class Pulse(_Body, frozen=True):
 
 
 class Withdrawn(_Body, frozen=True):
-    """Stands for an order that was withdrawn before it reached the node, so that the numbers stay without a gap."""
+    """Takes the place of an order that was withdrawn before it reached the node, so that no number is missing."""
 
 
 class Configure(_Body, frozen=True):
@@ -313,7 +315,8 @@ class Configure(_Body, frozen=True):
     blocks: Annotated[int, Meta(ge=1, le=1 << 31)] = 1
     """How many blocks the run plans."""
     rehearsal: bool = False
-    """The run follows from its seed: nothing in it is secret, and its keys are stored apart."""
+    """Whether the run follows from its seed: nothing in it is secret, and its keys are stored in a folder of their own.
+    """
     surface: SurfacePlan = msgspec.field(default_factory=SurfacePlan)
     discussion: Endpoint = ""
     """Endpoint of Alice's discussion socket (Bob's message)."""
@@ -377,25 +380,25 @@ class RoundPlan(Struct, frozen=True, kw_only=True):
     margin_s: Annotated[float, Meta(ge=0, le=1)]
     """How much longer than the frame a receiver listens on either side."""
     end_s: Instant
-    """Device time until which this node transmits nothing else."""
+    """Device time of the round's end, until which this node transmits nothing else."""
 
 
 class Probe(_Body, frozen=True):
     """A train of rounds: its transmissions and receptions are queued, captured, estimated and reported together."""
 
     rounds: Annotated[list[RoundPlan], Meta(min_length=1, max_length=MAX_TRAIN)]
-    """Strictly ascending, and one after the other in time."""
+    """The rounds, by strictly ascending numbers and in the order of time."""
     report_captured: bool = True
     """Send `Captured` before estimating."""
     sounding: bool = False
     """The round sounds all antennas, for the beams only."""
     paced: bool = False
-    """Time passes by itself: the next train is queued while this one is on the air. In virtual time it need not, and
-    what a device does must not depend on when orders arrive."""
+    """Whether the run is on the wall clock: the next train is then queued in the device while this one is on the air.
+    In virtual time it is not, because nothing may depend on the moment at which an order arrives."""
 
     @property
     def round(self) -> int:
-        """Number of its first round, by which a train is known."""
+        """Number of the first round, which identifies the train."""
         return self.rounds[0].round
 
 
@@ -423,7 +426,7 @@ class Distil(_Body, frozen=True):
     """Strictly ascending; none of them in an earlier block."""
     timeout_s: Duration
     purpose: Literal["key", "training"] = "key"
-    """training: the enhancer learns from these rounds, and no bit of them enters a key."""
+    """"training": the enhancer is trained on these rounds, and they make no key."""
 
 
 class Attack(_Body, frozen=True):
@@ -451,14 +454,15 @@ class GuessKey(_Body, frozen=True):
 
 
 class Abandon(_Body, frozen=True):
-    """Give up this block's discussion; its bits are gone."""
+    """Give up this block's discussion, and delete its bits."""
 
     block: Number
     reason: Text
 
 
 class Finish(_Body, frozen=True):
-    """stop: the round was finished; abort: it was dropped; halt: silence the transmitters at once. Then exit."""
+    """End the run and exit. stop: the last train was finished; abort: it was dropped; halt: silence the transmitter at
+    once."""
 
     kind: Literal["stop", "abort", "halt"]
 

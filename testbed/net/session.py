@@ -1,12 +1,12 @@
-"""What two processes say to one another, over however many connections it takes: numbered, in order, each thing once.
+"""A session delivers messages between two processes in order and each once, even if connections between them break.
 
-TCP delivers in order and once while a connection lasts, and loses what was under way when it breaks. Each end therefore
-numbers what it says, keeps it until the other has said that it came (`Header.seen`), takes only the next number, and
-sends again what was lost. Nothing here knows of sockets or of what is said.
+TCP delivers data in order and once while a connection lasts; when it breaks, data under way are lost. Each end
+therefore numbers its messages, keeps each one until the other end has acknowledged it (`Header.seen`), accepts only the
+next number, and sends lost messages again. This file knows neither sockets nor the contents of messages.
 
-How a loss is found without a clock: who has a moment sends `Here` with the number that its next message will have, and
-the answer repeats that number as its `parent`. What was numbered below it was sent before it on the same connection;
-so where the answer's `seen` is lower, the connection that carried it is gone.
+A loss is found without a clock: an idle end sends `Here` with the number that its next message will have, and the
+answer repeats that number as its `parent`. All messages with lower numbers were sent before `Here` on the same
+connection. If the answer acknowledges fewer of them (`seen`), the connection that carried the others has broken.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 MAX_OWED = 1000
-"""Messages that may wait to be acknowledged; nothing is accepted beyond them."""
+"""Largest number of messages that wait to be acknowledged; further ones are not accepted."""
 
 
 class Session:
-    """One end of it. `first`: number of the other end's next message; `most`: messages that may be owed."""
+    """One end of a session. `first`: number of the other end's next message; `most`: messages that may be owed."""
 
     def __init__(self, incarnation: str, first: int = 0, most: int = MAX_OWED) -> None:
         self._most = most
         self.incarnation = incarnation
-        """Of the process at the other end; '' before it has said anything."""
+        """Incarnation of the process at the other end; '' before its first message."""
         self.next_id = 0
-        """Number of the next message that is said here."""
+        """Number of the next message that this end sends."""
         self.seen = first - 1
-        """Highest number that came in order."""
+        """Highest number that was received in order."""
         self.owed: deque[tuple[int, Any, int | None]] = deque()
-        """(number, body, number of what it answers) of everything that was said and not acknowledged, oldest first."""
+        """(number, body, number of the message that it answers) of every unacknowledged message, oldest first."""
 
     def say(self, body: Any, parent: int | None = None) -> int | None:
-        """Number a message and keep it; None, and nothing is kept, where too much is owed already."""
+        """Number a message and keep it. Returns its number, or None, keeping nothing, where too many messages wait."""
         if len(self.owed) >= self._most:
             return None
         number, self.next_id = self.next_id, self.next_id + 1
@@ -42,25 +42,25 @@ class Session:
         return number
 
     def take(self, number: int) -> Literal["next", "duplicate", "gap"]:
-        """Take the number of a message that came: only the next one is to be acted on."""
+        """Take the number of a received message: only the next number may be acted on."""
         if number <= self.seen:
             return "duplicate"
         if number > self.seen + 1:
-            return "gap"  # what is missing will be sent again, and this after it
+            return "gap"  # the missing messages will be sent again, and this one after them
         self.seen = number
         return "next"
 
     def acknowledged(self, seen: int) -> None:
-        """Forget what the other end has."""
+        """Delete the messages that the other end has acknowledged."""
         while self.owed and self.owed[0][0] <= seen:
             self.owed.popleft()
 
     def has_lost(self, seen: int, parent: int | None) -> bool:
-        """Return whether something of what was said before number `parent` has not come and never will."""
+        """Return whether a message with a number below `parent` is lost."""
         return parent is not None and seen < parent - 1 and bool(self.owed) and self.owed[0][0] < parent
 
     def withdraw(self, is_withdrawn: Callable[[Any], bool], instead: Any) -> int:
-        """Put `instead` in the place of what is owed and no longer wanted; returns how many it was."""
+        """Replace the unacknowledged messages that `is_withdrawn` selects by `instead`; returns their number."""
         found = [i for i, (_, body, _) in enumerate(self.owed) if is_withdrawn(body)]
         for i in found:
             self.owed[i] = (self.owed[i][0], instead, None)

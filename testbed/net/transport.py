@@ -1,9 +1,9 @@
 """Authenticated ZeroMQ sockets: a hub at the coordinator, links at the nodes, the discussion between Alice and Bob.
 
-With CURVE the key of a message, not the name in it, identifies the sender: a mismatch is refused and counted. A bad
-message affects its sender only: it is counted, and after a few the connection is ignored.
-Nothing here grows with what a peer sends: frames, queues and tables have limits, the first of them already before the
-peer is authenticated.
+With CURVE the sender is identified by the key of its connection and not by the name in a message; a message in which
+the two differ is refused and counted. A bad message affects its sender only: it is counted, and after a few of them the
+connection is ignored. Memory does not grow with what a peer sends: frames, queues and tables have limits, and the limit
+of frames holds even before the peer is authenticated.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ _ZMTP_TIMEOUT_MS = 5000
 
 
 _HANDSHAKE_MS = 5000
-"""A peer that has not authenticated itself by then is disconnected."""
+"""Time after which a peer that has not authenticated itself is disconnected."""
 _QUEUED = 1000
-"""Messages that may wait on a connection, in either direction; a peer that sends faster is slowed down by TCP."""
+"""Largest number of messages that wait on a connection, in each direction; TCP slows down a peer that sends faster."""
 _QUEUED_PUBLIC = 1 << 16
-"""The same for a discussion: listeners that are slow for a block's time do not lose any message."""
+"""The same for a discussion; a listener that does not read during a whole block still loses no message."""
 HERE = struct.Struct(">8sqqqq")
 """What an end of a discussion sends of itself: incarnation, the number of the oldest message that may not have arrived
 and of its next one, the highest it has received in order, and the number of the other's next one that it was told."""
 _RENEW_DISCUSSION_S = 15.0
 """The same as `_RENEW_S` for Bob's end of a discussion; Alice's answers when no long computation is under way."""
 _RENEW_S = 2.0
-"""Silence of a coordinator, which answers twice a second, after which a node connects anew …"""
+"""Silence of the coordinator, which answers twice a second, after which a node makes a new connection …"""
 _RENEW_AGAIN_S = _HANDSHAKE_MS / 1000 + 1.0
-"""… and again where it still hears nothing: on a slow machine or link, a handshake under way gets the time it may take."""
+"""… and again where it still hears nothing: a handshake that is under way gets the time that it may take."""
 MAX_EARLY = 64
-"""Most messages that Alice may have for Bob before he is connected: the first one of a block or two."""
+"""Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
-"""Most names that are remembered: more nodes than any lab has."""
+"""Largest number of names that are stored: more than the nodes of any lab."""
 
 
 def _tune(socket: Any, most_bytes: int, queued: int) -> None:
-    socket.linger = 200  # time for a last message; a dead peer cannot delay the exit for longer
+    socket.linger = 200  # ms for a last message; a dead peer cannot delay the exit any longer
     socket.sndhwm = queued
     socket.rcvhwm = queued
-    # libzmq checks it against the length that a frame declares, the handshake's frames included
+    # libzmq compares it with the length that a frame's header states, also in the handshake.
     socket.maxmsgsize = most_bytes
     socket.handshake_ivl = _HANDSHAKE_MS
     socket.heartbeat_ivl = _ZMTP_HEARTBEAT_MS
@@ -68,7 +68,7 @@ def _tune(socket: Any, most_bytes: int, queued: int) -> None:
 
 
 def _send(socket: Any, frames: list[bytes], refused: Counter[str]) -> None:
-    """Send without ever waiting; what does not fit into the queue of a peer that does not read is lost and counted."""
+    """Send without waiting. If the queue of a peer that does not read is full, the message is lost and counted."""
     try:
         socket.send_multipart(frames, zmq.NOBLOCK)
     except zmq.Again:
@@ -97,8 +97,8 @@ class Wire:
         self._names = {key: name for name, key in identity.known.items()} if identity is not None else {}
         self._authenticator = start_authenticator(self.context, identity)
         self.watched: list[tuple[Any, Any]] = []
-        """Sockets whose handshakes are watched, and the sockets that receive their events: libzmq's own thread would
-        block without end without a reader, so both live as long as this object."""
+        """Sockets whose handshakes are watched, and the sockets that receive their events. Both live as long as this
+        object, because libzmq's own thread would block for ever if the events were not read."""
 
     def socket(
         self, kind: int, server: str | None = None, most_bytes: int = m.MAX_MESSAGE_BYTES, queued: int = _QUEUED
@@ -123,7 +123,7 @@ class Wire:
 
 
 class Handshakes:
-    """Watches the handshakes of a socket: libzmq reports a wrong key here, which otherwise only looks like silence.
+    """Watches the handshakes of a socket: libzmq reports a wrong key only here; otherwise it looks like silence.
 
     Make it before the socket is bound or connected.
     """
@@ -144,7 +144,8 @@ class Handshakes:
         self.refused_key = 0
         """The server does not know the client's key."""
         self.not_understood = 0
-        """In a row: the client used another key of the server, or is no ZeroMQ peer; also a connection that broke."""
+        """Number of failed handshakes in a row in which the client used a wrong key of the server, was no ZeroMQ peer,
+        or lost its connection."""
 
     def look(self) -> None:
         """Count what has happened since the last look."""
@@ -152,7 +153,7 @@ class Handshakes:
             event = parse_monitor_message(self._events.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.succeeded += 1
-                self.not_understood = 0  # those before were lines that broke
+                self.not_understood = 0  # the earlier ones were connections that broke
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self.refused_key += 1
             else:
@@ -165,7 +166,7 @@ class Hub:
     def __init__(self, wire: Wire, host: str, port: int) -> None:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
-        self.socket.router_mandatory = 1  # what cannot be routed raises an error instead of being dropped
+        self.socket.router_mandatory = 1  # sending to an unknown route raises an error instead of doing nothing
         self.handshakes = Handshakes(wire, self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
@@ -174,12 +175,13 @@ class Hub:
         self._sessions: dict[str, Session] = {}
         """Name → session with the main loop of the node's latest process."""
         self._routes: dict[tuple[str, bool], bytes] = {}
-        """(node, is it its heartbeat thread) → route, learned from authenticated messages only: choosing somebody
-        else's routing id gains an impostor nothing."""
+        """(node, is it its heartbeat thread) → route, learned from authenticated messages only, so that an impostor
+        gains nothing by choosing the routing id of another node."""
         self._pulses = 0
-        """Answers to heartbeats, which are numbered but not kept."""
+        """Number of answers to heartbeats so far; these are numbered but not kept."""
         self._last_seen: OrderedDict[str, OrderedDict[bytes, tuple[str, int]]] = OrderedDict()
-        """name → route → (incarnation, highest msg_id): TCP keeps order, so anything not above it is a repeat."""
+        """name → route → (incarnation, highest msg_id). TCP keeps the order, so a message with no higher number is a
+        repetition."""
         self._strikes = Strikes()
         self._unreachable: set[str] = set()
         """Nodes that have no connection at present."""
@@ -232,7 +234,7 @@ class Hub:
         if session is None or (isinstance(body, m.Hello) and session.incarnation != header.incarnation):
             session = self._sessions[name] = Session(header.incarnation, first=header.msg_id)
         if session.incarnation != header.incarnation:
-            return True  # of a process that was replaced; the state machine handles this case
+            return True  # from a process that was replaced, which the state machine handles
         has_moved = self._routes.get((name, False)) != route
         self._routes[name, False] = route
         if name in self._unreachable:
@@ -256,7 +258,7 @@ class Hub:
                 self._strikes.count(route)
 
     def strike(self, name: str, reason: str) -> None:
-        """Count a message of a node that passed the gate and still cannot be used."""
+        """Count a message of a node that was decoded and still cannot be used."""
         route = self._routes.get((name, False))
         if route is not None:
             self._strike(route, reason)
@@ -279,8 +281,9 @@ class Hub:
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
         """Send to a node's main loop or to its heartbeat thread.
 
-        What its main loop misses because a connection broke is sent again once the connection is back, in order and
-        once; `link_changes` reports a node without a connection. What its heartbeat thread misses is lost.
+        Messages to the main loop that are lost because a connection broke are sent again once the connection is back,
+        in order and once; `link_changes` reports a node without a connection. Messages to the heartbeat thread may be
+        lost.
         """
         if to_pulse:
             self._pulses += 1
@@ -332,7 +335,7 @@ class Hub:
 
 
 class Link:
-    """A node's end. Not shared between threads: the heartbeat thread has its own."""
+    """A node's end of its connection to the coordinator. It belongs to one thread; the heartbeat thread has its own."""
 
     is_watched = True
     """Whether its handshakes are watched."""
@@ -344,7 +347,7 @@ class Link:
         self._endpoint = endpoint
         self.socket.connect(endpoint)
         self.heard_s = time.monotonic()
-        """When the coordinator was heard last, or the connection was made anew."""
+        """Time of the coordinator's last message, or of the last new connection."""
         self._renew_after_s = _RENEW_S
         self.run = ""
         self.refused: Counter[str] = Counter()
@@ -354,7 +357,7 @@ class Link:
 
     @property
     def met(self) -> str:
-        """Incarnation of the coordinator that was heard last, '' before any was."""
+        """Incarnation of the coordinator from which the last message came; '' before the first one."""
         return self._session.incarnation
 
     def waiting(self) -> bool:
@@ -390,7 +393,7 @@ class Link:
         return self._session.take(number)
 
     def _meet(self, incarnation: str) -> None:
-        """Begin anew with a coordinator that was restarted: it numbers from 0, and its first message is accepted."""
+        """Begin a new session with a restarted coordinator, whose messages are numbered from 0."""
         self._session.incarnation, self._session.seen, self._answered = incarnation, -1, None
 
     def send(self, body: Any, parent: int | None = None) -> None:
@@ -402,15 +405,15 @@ class Link:
         self._transmit(number, body, parent)
 
     def renew_if_silent(self) -> None:
-        """Connect anew where nothing was heard for so long that the connection may be dead.
+        """Make a new connection if the coordinator was silent for so long that the present one may be dead.
 
-        libzmq reconnects by itself where a connection closes, but never again after a frame that broke the protocol.
+        libzmq reconnects by itself when a connection closes, but not after a frame that broke the protocol.
         """
         now_s = time.monotonic()
         if now_s - self.heard_s < self._renew_after_s:
             return
         self.heard_s, self._renew_after_s = now_s, _RENEW_AGAIN_S
-        with contextlib.suppress(zmq.ZMQError):  # it has none any more
+        with contextlib.suppress(zmq.ZMQError):  # the socket may have no connection any more
             self.socket.disconnect(self._endpoint)
         self.socket.connect(self._endpoint)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,13 +18,18 @@ _PEERS = {"alice": "bob", "bob": "alice"}
 
 
 class Antennas:
-    """The beam of Alice's or Bob's radio, by the experiment's policy; any other radio, or none, uses antenna 1.
+    """The beam of Alice's or Bob's radio, by the experiment's policy; the radios of other roles use antenna 1 only.
 
     Raises InputError where the policy cannot serve the link.
     """
 
-    def __init__(self, role: str, antennas: Mapping[str, int], plan: BeamPlan, frame: SoundingFrame, seed: int) -> None:
+    def __init__(
+        self, role: str, antennas: Mapping[str, int], plan: BeamPlan, frame: SoundingFrame, seed: int,
+        level: Callable[[IqBlock], IqBlock] | None = None,
+    ) -> None:  # fmt: skip
+        """`level` takes the radio's own chains out of what several antennas received (`chains.Leveller`)."""
         self._role, self._n = role, antennas.get(role, 1)
+        self._level = level
         self._frame = frame
         self._frames = {r: AntennaFrame.of(frame, n) for r, n in antennas.items()}
         self._policy: BeamPolicy | None = None
@@ -51,13 +56,15 @@ class Antennas:
 
     @property
     def learns(self) -> bool:
-        """Whether what is heard in one round decides what is sent in later ones."""
+        """Whether the policy chooses the beams of later rounds by the CSI of earlier ones."""
         return self._policy is not None
 
     def estimate_sounding(self, estimator: CsiEstimator, tx: str, block: IqBlock) -> CsiFrame | ProbeRejected:
         """Return the CSI of all antennas of a sounding, or why there is none."""
         try:
-            return estimator.estimate_antennas(block, self._sounded(tx))
+            if self._level is not None:  # the estimator sees clipped samples only as they were received
+                self._check_clipping(block)
+            return estimator.estimate_antennas(self._levelled(block), self._sounded(tx))
         except ProbeRejected as exc:
             return exc
 
@@ -78,11 +85,21 @@ class Antennas:
 
     def _combined(self, round: int, block: IqBlock) -> IqBlock | ProbeRejected:
         """Return the block as one antenna, wᵀy; rejects a clipped block, since the sum would not show the clipping."""
+        try:
+            self._check_clipping(block)
+        except ProbeRejected as exc:
+            return exc
+        return replace(block, samples=(self._beam(round) @ self._levelled(block).samples)[None, :])
+
+    @staticmethod
+    def _check_clipping(block: IqBlock) -> None:
         parts = np.maximum(np.abs(block.samples.real), np.abs(block.samples.imag))
         share = float(np.mean(parts >= _CLIP_LEVEL, axis=1).max())
         if share > _CLIPPED_SHARE:
-            return ProbeRejected(Reject.CLIPPED, f"{share:.2%} of an antenna's samples at full scale")
-        return replace(block, samples=(self._beam(round) @ block.samples)[None, :])
+            raise ProbeRejected(Reject.CLIPPED, f"{share:.2%} of an antenna's samples at full scale")
+
+    def _levelled(self, block: IqBlock) -> IqBlock:
+        return block if self._level is None else self._level(block)
 
     def _beam(self, round: int) -> C64:
         if self._policy is None:

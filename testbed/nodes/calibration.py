@@ -67,10 +67,10 @@ class Calibration(Struct, frozen=True, kw_only=True):
     delay_s: Delay | None = None
     """Mean over the radios that were received."""
     cfo_hz: dict[str, float] = {}
-    """By transmitter: its carrier minus this radio's."""
+    """Transmitter → its carrier minus this radio's."""
     heard: dict[str, Heard] = {}
     correction_ppm: float | None = None
-    """By how much its crystal is faster than that of `reference`; its node lowers the carrier by as much."""
+    """By how much this radio's crystal is faster than that of `reference`; the node lowers the carrier by as much."""
     reference: str = ""
     """The node whose crystal is the reference."""
 

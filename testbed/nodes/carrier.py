@@ -1,4 +1,5 @@
-"""Follows Alice's carrier during a run: crystals drift with temperature, and frames are found within a range. Pure."""
+"""Follows Alice's carrier during a run: crystals drift with temperature, and frames are found only within a range of
+carrier offsets. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ _LOOKED_AT = 8
 _SHARE = 0.5
 """Share of the estimator's range beyond which the radio is retuned."""
 MOST_PPM = 200.0
-"""Larger offsets than any crystal's: these are wrong estimates, or another device's signal."""
+"""Largest offset of any crystal: a larger one is a wrong estimate, or belongs to another device's signal."""
 
 
 class CarrierTracker:
-    """Offsets of Alice's carrier at this node. Every node follows Alice and she follows none, because two radios that
-    followed each other would not settle.
+    """Offsets of Alice's carrier at this node. Every node follows Alice and she follows none: two radios that followed
+    each other would not converge.
     """
 
     def __init__(self, carrier_hz: float, range_hz: float, correction_ppm: float) -> None:
@@ -28,7 +29,7 @@ class CarrierTracker:
         self._offsets_hz: deque[float] = deque(maxlen=_LOOKED_AT)
 
     def hear(self, cfo_hz: float) -> None:
-        """Take the carrier offset of one of Alice's frames (hers minus this radio's), of rejected frames, too."""
+        """Take the carrier offset (Alice's minus this radio's) of one of Alice's frames, also of a rejected one."""
         self._offsets_hz.append(cfo_hz)
 
     def wanted_ppm(self) -> float | None:
@@ -38,7 +39,7 @@ class CarrierTracker:
         off_hz = float(np.median(self._offsets_hz))
         if abs(off_hz) <= _SHARE * self._range_hz:
             return None
-        # her carrier is higher by this offset: this crystal is slower than assumed
+        # Alice's carrier is higher by this offset, so this radio's crystal is slower than was assumed.
         wanted = self.correction_ppm - 1e6 * off_hz / self._carrier_hz
         self._offsets_hz.clear()
         if abs(wanted) > MOST_PPM:

@@ -16,12 +16,14 @@ import numpy as np
 from msgspec import Struct
 
 from testbed.core.errors import InputError
-from testbed.core.types import C64, F64, CsiFrame
+from testbed.core.types import C64, F64, CsiFrame, IqBlock
 from testbed.core.whole import write_whole
 
 _FILE = "cable.json"
+_LENGTHS = 8
+"""Lengths of blocks whose filters are kept."""
 _SAME_HZ = 1e3
-"""Carriers and rates that differ by less count as equal."""
+"""Largest relative difference of two carriers or rates that count as equal."""
 
 
 class ChainResponse(Struct, frozen=True, kw_only=True):
@@ -47,9 +49,20 @@ class ChainResponse(Struct, frozen=True, kw_only=True):
     rx_delay_s: float | None = None
     """Includes half of the cable's delay; None where samples cannot be timed."""
     tx_delay_s: float | None = None
+    ratio_db: list[list[float]] = []
+    """Of a radio with several antennas: T/R of each (antenna, subcarrier), in place of the levels and phases above."""
+    ratio_rad: list[list[float]] = []
+
+    def ratios(self, subcarrier_hz: F64) -> C64:
+        """Return (antenna, subcarrier) T/R of a radio with several antennas, interpolated as `ratio` does."""
+        found = 10.0 ** (np.array(self.ratio_db) / 20.0) * np.exp(1j * np.array(self.ratio_rad))
+        rows = [np.interp(subcarrier_hz, self.subcarrier_hz, row) for row in found]
+        return np.asarray(rows, np.complex64)
 
     def ratio(self, subcarrier_hz: F64) -> C64:
         """Return (subcarrier,) T/R linearly interpolated between the measured offsets; beyond them, the last value."""
+        if self.ratio_db:
+            return self.ratios(subcarrier_hz)[0]
         db = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_db, self.rx_db))
         rad = np.interp(subcarrier_hz, self.subcarrier_hz, np.subtract(self.tx_rad, self.rx_rad))
         return (10.0 ** (db / 20.0) * np.exp(1j * rad)).astype(np.complex64)
@@ -64,16 +77,44 @@ def write(state_dir: Path, response: ChainResponse) -> Path:
     return path
 
 
-def find(state_dir: Path, identity: dict[str, Any], carrier_hz: float, sample_rate_hz: float) -> ChainResponse:
-    """Return the response of the device with this identity; raises InputError if there is none."""
+def find(
+    state_dir: Path, identity: dict[str, Any], carrier_hz: float, sample_rate_hz: float, n_antennas: int = 1
+) -> ChainResponse:
+    """Return the response of the device with this identity and so many antennas; raises InputError if there is none."""
     serial = str(identity.get("serial") or "")
     for response in _read(state_dir / _FILE):
-        if _fits(response, serial, carrier_hz, sample_rate_hz) and response.tx_db:
+        if not _fits(response, serial, carrier_hz, sample_rate_hz):
+            continue
+        if (response.tx_db and n_antennas == 1) or (response.ratio_db and len(response.ratio_db) == n_antennas):
             return response
     raise InputError(
         f"calibrated = true, but there is no measurement over a cable for the device with serial number {serial!r} at "
-        f"{carrier_hz / 1e6:g} MHz and {sample_rate_hz / 1e6:g} MS/s: run `testbed doctor --cable --experiment E`"
+        f"{carrier_hz / 1e6:g} MHz and {sample_rate_hz / 1e6:g} MS/s"
+        f"{f' with {n_antennas} antennas' if n_antennas > 1 else ''}: run `testbed doctor --cable --experiment E`"
     )
+
+
+class Leveller:
+    """Multiplies what several antennas received by their T/R, so that beams of the two ends are reciprocal, too.
+
+    A beam's weights apply to the antennas' own signals, before any estimate: its transmit direction is through the T's,
+    its receive direction through the R's, and equal weights make equal beams only where these are alike.
+    """
+
+    def __init__(self, response: ChainResponse) -> None:
+        self._response = response
+        self._known: dict[tuple[int, float], C64] = {}
+
+    def __call__(self, block: IqBlock) -> IqBlock:
+        """Return the block with each antenna's samples (antenna, sample) filtered by its ratio."""
+        n = block.samples.shape[1]
+        key = n, block.sample_rate_hz
+        if key not in self._known:
+            if len(self._known) >= _LENGTHS:
+                self._known.clear()
+            self._known[key] = self._response.ratios(np.fft.fftfreq(n, 1.0 / block.sample_rate_hz).astype(np.float64))
+        samples = np.fft.ifft(np.fft.fft(block.samples) * self._known[key]).astype(np.complex64)
+        return replace(block, samples=samples)
 
 
 def levelled(csi: CsiFrame, ratio: C64) -> CsiFrame:

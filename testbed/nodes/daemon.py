@@ -1,7 +1,7 @@
 """The shell around a node's state machine: sockets, the device, the key store, a heartbeat thread.
 
-`run` of a `NodeDaemon` is the whole process. Every wait has a timeout; whatever ends the process silences the
-transmitter first.
+`NodeDaemon.run` is the main loop of the whole process. Every wait has a timeout; however the process ends, it first
+silences the transmitter.
 """
 
 from __future__ import annotations
@@ -47,19 +47,20 @@ log = logging.getLogger("testbed.node")
 _POLL_MS = 100
 _GREET_EVERY_S = 1.0
 _LOCK_S = 0.05
-"""How long a halt waits for the device: one in the middle of a train is silenced beside it."""
+"""How long a halt waits for the device to finish its present operation; after that, the transmitter is silenced from
+another thread."""
 MANY_HANDSHAKES = 5
-"""Handshakes in a row that failed, after which a wrong key is suspected."""
+"""Number of failed handshakes in a row after which a wrong key is suspected."""
 _SAID_AFTER_S = 2.0
-"""A node that nobody has welcomed by then says what it waits for."""
+"""Seconds after which a node that no coordinator has welcomed prints what it waits for."""
 COORDINATOR_SILENT = 3
-"""Exit status of a node that heard nothing of its coordinator for too long."""
+"""Exit status of a node whose coordinator was silent for too long."""
 MAX_TROUBLE = 20
-"""Messages that this node could not handle, after which it gives up, because the cause will not go away."""
+"""Number of messages that could not be handled after which the node ends, because the cause seems to be lasting."""
 
 
 class _Pulse(threading.Thread):
-    """Reports to the coordinator that this process lives, and takes its answers, while the main loop is busy."""
+    """Sends heartbeats to the coordinator and receives its answers while the main loop is busy."""
 
     def __init__(self, daemon: NodeDaemon, wire: transport.Wire, endpoint: str, period_s: float) -> None:
         super().__init__(name="pulse", daemon=True)
@@ -112,9 +113,9 @@ class NodeDaemon:
         self._trouble = 0
         self.welcomed = False
         self.stays = False
-        """It waits for a coordinator as long as it takes."""
+        """Whether the node waits for a coordinator without limit."""
         self.interrupted = False
-        """A signal asked for the end."""
+        """Set when a signal asked for the end."""
         self.say: Callable[[str], None] = lambda _: None
         self._welcomed_by = ""
         """Incarnation of the coordinator whose run this node is part of."""
@@ -123,10 +124,10 @@ class NodeDaemon:
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
-        """The handshakes' reason why there is no connection to the coordinator."""
+        """Why there is no connection to the coordinator, as far as the handshakes show."""
         self._state_dir = state_dir
         self._recalled = ""
-        """The run whose past this process of Alice's node has looked for."""
+        """The run for which this process of Alice's node has already read its files of earlier blocks."""
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
         self._exit: e.Exit | None = None
@@ -151,7 +152,7 @@ class NodeDaemon:
         self._thread = DeviceThread()
         self._poller.register(self._thread.done, zmq.POLLIN)
         self._captured_life = 0
-        """Counts the runs that this node was welcomed to: what was captured before concerns none of the present one."""
+        """Number of times this node was welcomed to a run: captures of before the latest welcome are discarded."""
         self._public: dict[Any, Any] = {}
         """Socket → reader of the public discussion: Alice's own, Bob's link to her, or Eve's listener."""
         if self.role == "alice":
@@ -161,7 +162,7 @@ class NodeDaemon:
             self._listen(self._host)
 
     def _listen(self, to: Any) -> None:
-        """Read the public discussion from this source, and from no other."""
+        """Read the public discussion from this source only, and close the previous one."""
         for socket in self._public:
             self._poller.unregister(socket)
             socket.close()
@@ -183,12 +184,12 @@ class NodeDaemon:
             self._exit = e.Exit(1, str(exc) or repr(exc))
         finally:
             self._close()
-        if self._exit.code and not (self.stays and self.refused):  # whoever runs it says that once
+        if self._exit.code and not (self.stays and self.refused):  # then its starter prints the reason, once
             log.error("%s: stopped: %s", self.name, self._exit.reason)
         return self._exit.code
 
     def _turn(self) -> None:
-        """Handle what arrives within `_POLL_MS`, and the time."""
+        """Handle the time, and the messages that arrive within `_POLL_MS`."""
         ready = dict(self._poller.poll(_POLL_MS))
         now_s = time.monotonic()
         self._take(e.Tick(now_s))
@@ -206,16 +207,17 @@ class NodeDaemon:
             if self.welcomed:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
                 self._link.renew_if_silent()
-                self._link.say_here()  # on the path of the orders, so that a break of it is noticed
+                self._link.say_here()  # on the connection of the orders, so that a break of it is noticed
                 if self._guest is not None:
                     self._guest.say_here()
             else:
-                self._greet()  # the coordinator may have started after us
+                self._greet()  # the coordinator may have started after this node
         self._look_at_handshakes()
         self._look_for_coordinator(now_s)
 
     def _look_for_coordinator(self, now_s: float) -> None:
-        """Leave where the coordinator is silent for too long; one that stays waits for its first run without limit."""
+        """End the process if the coordinator is silent for too long; a node that stays (a service) waits for its first
+        run without limit."""
         silent_s = now_s - self._pulse.last_answer_s
         if not self.welcomed and self._waits_for and now_s - self._began_s > _SAID_AFTER_S:
             self.say(f"{self.name}: waiting for {self._waits_for}")
@@ -226,7 +228,7 @@ class NodeDaemon:
             self._exit = e.Exit(COORDINATOR_SILENT, f"coordinator silent for {silent_s:.1f} s{why}")
 
     def _look_at_handshakes(self) -> None:
-        """Find a wrong key, which looks as if no coordinator were there; a refused key stays refused."""
+        """Look for a wrong key, which otherwise looks like an absent coordinator. A refused key ends the process."""
         found, keys = self._link.handshakes, self._state_dir.parent / "transport"
         if found is None:
             return
@@ -242,13 +244,13 @@ class NodeDaemon:
             log.error("%s: %s", self.name, self._key_trouble)
 
     def interrupt(self) -> None:
-        """Leave the main loop at its next turn (signal handler); leaving silences the transmitter."""
+        """Leave the main loop after its present iteration, which silences the transmitter. For signal handlers."""
         self.interrupted = True
         self._halted.set()
 
     @property
     def refused(self) -> str:
-        """Why the coordinator does not want this node, '' where it does."""
+        """Why the coordinator refused this node; '' where it did not."""
         return self.state.refused
 
     def halt(self) -> None:
@@ -320,7 +322,7 @@ class NodeDaemon:
             return
         _, body = received
         if self.welcomed and self._link.met != self._welcomed_by:
-            self.welcomed = False  # a coordinator that was started anew knows nobody
+            self.welcomed = False  # a new process of the coordinator does not know this node
             self._greet()
         if isinstance(body, (m.Pulse, m.Withdrawn)):
             return  # handled by the link itself
@@ -346,7 +348,8 @@ class NodeDaemon:
                 self._take(e.Discussed(envelope))
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and carry out its instructions; device work leads to further events."""
+        """Hand an event to the state machine and carry out its instructions; the results of device operations are
+        further events."""
         todo = deque(self._handle(event))
         while todo:
             instruction = todo.popleft()
@@ -354,7 +357,9 @@ class NodeDaemon:
                 done = self._operate(instruction.body)
                 todo.extend(self._handle(done) if done is not None else ())
             elif isinstance(instruction, (e.StoreKey, e.StoreKnown)):
-                if (lost := self._store(instruction)) is not None:  # what follows is said only after it was stored
+                if (
+                    lost := self._store(instruction)
+                ) is not None:  # later messages must not be sent if it is not stored
                     todo.clear()
                     self._link.send(m.Failed(operation="amplify", state=self.state.name, detail=lost))
             else:
@@ -405,7 +410,7 @@ class NodeDaemon:
         return None
 
     def _drop_key(self, x: e.DropKey) -> None:
-        """Delete a key that the other end may not have; one that is not there is what was asked for."""
+        """Delete a key that the other end may not have, if there is one."""
         for kind in ("keys", "rehearsals"):
             path = self._key_folder(kind) / f"block-{x.block:04d}.key"
             try:
@@ -417,7 +422,8 @@ class NodeDaemon:
                 log.error("%s: %s: cannot be deleted: %s", self.name, path, exc.strerror)
 
     def _store_known(self, part: known.Begun | known.Decided) -> str | None:
-        """Keep what others may know of a block; return why that is not possible: then it must not be discussed."""
+        """Write what others may know of a block to the disk. Returns why that failed, in which case the block must not
+        be discussed."""
         kind = "begun" if isinstance(part, known.Begun) else "decided"
         path = self._known_folder() / f"block-{part.block:04d}.{kind}"
         try:
@@ -428,7 +434,8 @@ class NodeDaemon:
         return None
 
     def _recall(self) -> None:
-        """Give the state machine what an earlier life kept of this run; a first life leaves its mark."""
+        """Give the state machine what an earlier process of this node stored of this run; where there was none, mark
+        that this process is the first."""
         folder = self._known_folder()
         first_welcome, self._recalled = folder.name != self._recalled, folder.name
         try:
@@ -439,7 +446,7 @@ class NodeDaemon:
                 self.state.orders.blocks.known(self.state.run, max(highest, self._kept_blocks()))
                 self._take(e.PastFound(past))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except (OSError, ValueError) as exc:  # it then counts as one that knows nothing of earlier blocks
+        except (OSError, ValueError) as exc:  # the node then counts as not knowing earlier blocks
             log.error("%s: %s: what was kept of this run cannot be used: %s", self.name, folder, exc)
 
     def _forget_known(self, x: e.ForgetKnown) -> None:
@@ -472,7 +479,7 @@ class NodeDaemon:
         self._pool_file.write(x.pool)
 
     def _store_model(self, x: e.StoreModel) -> None:
-        """Write the enhancer's model into this node's own folder; without it, a restarted node trains again."""
+        """Write the enhancer's model into this node's own folder, so that a restarted node need not train again."""
         path = self._model_path()
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -481,7 +488,7 @@ class NodeDaemon:
             log.error("%s: the trained model cannot be kept: %s: %s", self.name, path, exc.strerror)
 
     def _silence(self, x: e.Silence) -> None:
-        """Silence the transmitter beside whatever the device is at, of which nobody wants to hear any more."""
+        """Silence the transmitter while the device may still be in an operation, whose result is not reported."""
         if isinstance(self._device, Radio):
             self._device.interrupt()
             self._device.silence()
@@ -492,7 +499,7 @@ class NodeDaemon:
     # -- device operations
 
     def _operate(self, body: Any) -> e.Event | None:
-        """Have the device carry out an order; None where it has only begun (a train of rounds)."""
+        """Have the device carry out an order. Returns None for a train of rounds, which has only begun then."""
         operation = type(body).__name__.lower()
         if self._halted.is_set():
             return e.DeviceFault(operation, "halted")
@@ -506,7 +513,7 @@ class NodeDaemon:
         return self._thread.do(lambda: self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body)))
 
     def _attempt(self, operation: str, work: Callable[[], Any]) -> Any:
-        """Return what some work with the device gives, or the fault."""
+        """Return the result of an operation of the device, or its fault."""
         try:
             with self._device_lock:
                 if self._halted.is_set():  # the halt came while this thread waited for the lock
@@ -515,7 +522,7 @@ class NodeDaemon:
         except (DeviceError, InputError) as exc:
             return e.DeviceFault(operation, str(exc))
         except Exception as exc:
-            # an order that the device's library cannot carry out, whatever it raises, is refused like any other
+            # Any error of the device's library is reported like an order that the device refuses.
             log.error("%s: %s: %s: %s", self.name, operation, type(exc).__name__, exc)
             log.debug("%s", self.name, exc_info=True)
             return e.DeviceFault(operation, f"{type(exc).__name__}: {printable(str(exc))}")
@@ -566,7 +573,7 @@ class NodeDaemon:
         return e.DeviceDone(self._board_work().read_surface(body))
 
     def _probe(self, body: m.Probe) -> e.Event:
-        """Capture and estimate at once, where the next train depends on what this one tells."""
+        """Capture and estimate a train before the next one, where the next one depends on its CSI."""
         logs.about(round=body.round)
         work = self._radio_work()
         return self._estimate(body, work.capture(work.expect(body)))

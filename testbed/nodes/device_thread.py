@@ -1,4 +1,4 @@
-"""The thread in which a node's device works, so that messages and estimates need not wait for a train on the air."""
+"""The thread in which a node's device works, so that messages and estimates do not wait for a train on the air."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ T = TypeVar("T")
 class DeviceThread(threading.Thread):
     """Carries out one piece of work after the other, in the order in which they were given.
 
-    `done` is a socket that becomes readable when work that was `begin`-ned is over; `take` then returns what came of
-    it. Work that was begun earlier is over before `do` begins.
+    `begin` gives a piece of work and returns at once. When it is over, the socket `done` becomes readable, and `take`
+    returns its result. `do` waits for its result, and thus for all work that was given before.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class DeviceThread(threading.Thread):
             work()
 
     def begin(self, tag: Any, work: Callable[[], Any]) -> None:
-        """Have something done and return at once."""
+        """Have some work done, and return at once."""
 
         def carry_out() -> None:
             self._over.append((tag, _outcome(work)))
             try:
                 self._wake.send(b"\\0")
-            except OSError:  # full: it is readable already; or closed
+            except OSError:  # the socket is full and thus readable already, or it is closed
                 pass
 
         self._give(carry_out)
@@ -53,7 +53,7 @@ class DeviceThread(threading.Thread):
         return [self._over.popleft() for _ in range(len(self._over))]
 
     def do(self, work: Callable[[], T]) -> T:
-        """Have something done, wait for it, and return its result; raises what it raises."""
+        """Have some work done, wait for it, and return its result; raises whatever the work raises."""
         over: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._give(lambda: over.put(_outcome(work)))
         result = over.get()
@@ -67,7 +67,7 @@ class DeviceThread(threading.Thread):
         self._work.put(work)
 
     def end(self, within_s: float) -> None:
-        """Stop once the work that was given is over, and wait so long for it."""
+        """Stop once the given work is over, and wait for that for `within_s` at most."""
         self._work.put(None)
         if self.is_alive():
             self.join(timeout=within_s)

@@ -1,10 +1,10 @@
-"""Eve's part in a block: she keeps what is published, and attacks once she has all of it or has waited enough. Pure.
+"""Eve's part in a block: she stores what is published, and attacks when she has all of it or her time is over. Pure.
 
     listening ──attack──► waiting for messages ──all there, or out of patience──► reported ──guess the key──► …
 
-Eve needs the CSI of the block's rounds until its last stage. What she measured in rounds that are in no block of a key
-(of training, of blocks that failed, rejected ones) she reports together with the next block's. Secret patterns
-reach her as opaque numbers, with the rounds; nothing here depends on what the numbers stand for.
+Eve needs the CSI of the block's rounds until the block's last stage. With each block she also reports her measurements
+of earlier rounds that belong to no block with a key: rounds of training, of blocks that failed, and rejected ones.
+Secret patterns reach her as opaque numbers.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ EVE_PATIENCE_S = 2.0
 """How long Eve waits for public messages that have not reached her yet."""
 
 MAX_BLOCKS = 16
-"""Blocks whose public messages Eve keeps before she is ordered to attack them."""
+"""Largest number of blocks whose public messages Eve stores before she is ordered to attack them."""
 
 MOST_OTHER_ROUNDS = 4096
-"""Rounds outside of a block that she reports with it; earlier ones are left out."""
+"""Largest number of rounds outside of a block that she reports with it; the earliest ones are left out."""
 
 _MESSAGES = "the missing public messages"
 
@@ -82,11 +82,11 @@ class Eavesdropping:
         self._setup, self._measured, self._clock, self._story = setup, measured, clock, story
         self._blocks: dict[int, _Overheard] = {}
         self._reported = -1
-        """Latest round that Alice was told of."""
+        """Latest round that was reported to Alice."""
 
     @property
     def is_busy(self) -> bool:
-        # The heartbeat's thread asks for this, too: it must not iterate over a dictionary that grows meanwhile.
+        # The heartbeat's thread reads this as well, and must not iterate over a dictionary that grows meanwhile.
         return any(record.request is not None for record in tuple(self._blocks.values()))
 
     def clear(self) -> None:
@@ -94,7 +94,7 @@ class Eavesdropping:
         self._reported = -1
 
     def take(self, envelope: m.PublicEnvelope) -> list[Instruction]:
-        """Keep a public message; attack where it was the last missing one."""
+        """Store a public message; attack if it was the last missing one."""
         if envelope.block not in self._blocks and len(self._blocks) >= MAX_BLOCKS:
             return []
         record = self._record(envelope.block)
@@ -115,7 +115,7 @@ class Eavesdropping:
         return self._report(body.block) if record.is_complete else []
 
     def look_for_late(self) -> list[Instruction]:
-        """Attack with the messages that there are, where Eve has waited long enough."""
+        """Where Eve's deadline is over, attack with the messages that have arrived."""
         late = next((block for block, record in self._blocks.items() if record.is_out_of_patience), None)
         return self._report(late) if late is not None else []
 
@@ -142,7 +142,7 @@ class Eavesdropping:
         return [Report(m.KeyGuessed(block=block, digest=digest))]
 
     def _heard(self, chain: KeyChain, block: list[int]) -> tuple[HeardSeries, ...]:
-        """Return what she measured up to the end of a block and has not reported yet, whatever became of the rounds."""
+        """Return her unreported measurements up to the end of a block, whether the rounds were kept or rejected."""
         if not block:
             return ()
         others = [r for r in self._measured.until(block[-1], MOST_OTHER_ROUNDS + len(block)) if r > self._reported]

@@ -28,26 +28,26 @@ class Discussed:
 
 @dataclass(frozen=True, slots=True)
 class ModelFound:
-    """The node's folder holds a model of the run that it was just welcomed to: it was trained before a restart."""
+    """The node's folder holds a model, trained before a restart, of the run to which the node was just welcomed."""
 
     model: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class PastFound:
-    """The node's folder holds what an earlier life of Alice's kept of the run that she was just welcomed to."""
+    """Alice's folder holds data that an earlier process of her node stored of the run to which it was just welcomed."""
 
     past: Past
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeDone:
-    """The device has done the slots of a train, and the CSI is estimated."""
+    """The device has finished the slots of a train, and the CSI is estimated."""
 
     reports: list[m.Probed]
-    """One, or several where one would be too large."""
+    """One report, or several where one message would be too large."""
     csi: dict[int, dict[str, CsiFrame]]
-    """By round and role of the transmitter."""
+    """CSI by round and role of the transmitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Send a message to the public discussion. Where Alice's node sends it, `index` is its place in the transcript."""
+    """Publish a message in the discussion. If Alice's node publishes it, `index` is its place in the transcript."""
 
     envelope: m.PublicEnvelope
     to_peer: bool
-    """False: the peer sent it; it is only published for the listeners."""
+    """Whether the message is sent to the peer; False: the peer sent it, and only the listeners get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +107,21 @@ class StoreKey:
 
 @dataclass(frozen=True, slots=True)
 class DropKey:
-    """Delete the key of a block where one is kept: the other end has none, or none that is known of."""
+    """Delete the key of a block if one is stored: the other end has none, or it is unknown whether it has one."""
 
     block: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoreKnown:
-    """Keep this for a restart within this run, before anything that follows in the list is said."""
+    """Store this for a restart within the run, before any later instruction of the list is carried out."""
 
     part: Begun | Decided
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetKnown:
-    """Delete what was kept of this run: it is over."""
+    """Delete what was stored for a restart within this run, because the run is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class StorePool:
 
 @dataclass(frozen=True, slots=True)
 class StoreModel:
-    """Keep the result of the training, for a restart within this run."""
+    """Store the trained model, for a restart within this run."""
 
     model: bytes
 
@@ -158,4 +158,4 @@ Instruction = (
 
 
 class OrderRefused(Exception):
-    """The node cannot do what the coordinator orders; it reports the reason and goes on. Never leaves the machine."""
+    """The node cannot carry out an order. It reports the reason and goes on. The state machine catches this error."""

@@ -8,7 +8,7 @@ _PRIVATE = {
     "epsilon_log2": 32, "sacrifice_fraction": 0.02, "assumed_eve_correlation": 0.2,
     "assumed_eve_distance_wavelengths": 1.0, "assumed_eve_antennas": 1,
 }  # fmt: skip
-"""Floors of private mode where the table gives none. Experiment mode has none of these, as its keys are for science."""
+"""Floors of private mode where the table states none. They do not hold in experiment mode, whose keys are not used."""
 _AT_MOST = ("assumed_eve_distance_wavelengths",)
 """Floors that are upper limits, because a nearer Eve is stronger; all others are lower limits."""
 
@@ -21,7 +21,7 @@ def refusal(floors: Floors, accounting: Accounting, experiment_mode: bool) -> st
     for name, usual in _PRIVATE.items():
         own, asked = getattr(floors, name), getattr(accounting, name)
         floor = usual if own is None and not experiment_mode else own
-        if floor is None or asked is None:  # where the experiment gives no value, the length rule has a default
+        if floor is None or asked is None:  # without a value the length rule uses a default
             continue
         if asked > floor if name in _AT_MOST else asked < floor:
             bound = "up to" if name in _AT_MOST else "from"

@@ -3,9 +3,9 @@
     idle ──distil──► agree ──agreed──► idle ──amplify──► amplify ──► idle
                        │ failed, abandoned, out of time ──► idle
 
-The agreed bits are kept from the end of the agreement to the start of the amplification, and nowhere else. A message of
-the peer that arrives before the coordinator's order for that block waits for the order. A block is a list of rounds; it
-makes no difference here whether they were measured in trains or under secret patterns.
+The agreed bits are stored only here, and only from the end of the agreement to the start of the amplification. If a
+message of the peer arrives before the coordinator's order for its block, it waits for the order. A block is a list of
+rounds; it makes no difference here whether they were measured in trains or under secret patterns.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
 MAX_EARLY = 64
-"""Most messages that wait for a discussion which this node was not ordered to begin yet."""
+"""Largest number of messages that wait for the order to begin their discussion."""
 
 
 class KeyMaker(Deadlines):
@@ -65,11 +65,11 @@ class KeyMaker(Deadlines):
         """Number of the latest block that was begun."""
         self.phase: Phase = "agree"
         self._agreed: dict[int, Agreed] = {}
-        """The block that was agreed on and waits to be amplified."""
+        """The block on whose string the ends agreed, and which waits to be amplified."""
         self._early: deque[m.PublicEnvelope] = deque()
         """Messages that the peer sent before this node was ordered to begin the block."""
         self._on_record = 0
-        """Alice: messages of the present block that are on the public record."""
+        """Alice: number of messages of the present block that were published."""
         self._discussed: CsiSeries | None = None
         """Alice: CSI of the block under discussion."""
         self._told: list[tuple[str, CsiSeries]] = []
@@ -78,7 +78,7 @@ class KeyMaker(Deadlines):
         self._knowledge = Knowledge()
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
-        """The first block of this run that is known of here; earlier ones were begun by a life that kept nothing."""
+        """The first block of this run that this node knows; an earlier process of it stored nothing of those before."""
         self._spent_bits = 0
         """Bits of the pool before the present amplification."""
 
@@ -87,7 +87,7 @@ class KeyMaker(Deadlines):
         return self._conversation is not None
 
     def clear(self, same_run: bool = False) -> None:
-        """Forget everything for a new run; `same_run`: keep what others may know of this run's strings."""
+        """Delete everything for a new run; `same_run`: keep what others may know of this run's strings."""
         self._give_up()
         self._end_conversation()
         for agreed in self._agreed.values():
@@ -99,9 +99,9 @@ class KeyMaker(Deadlines):
         self.block = -1
 
     def recall(self, past: known.Past) -> None:
-        """Take what an earlier life of this node has kept of the run, where this one has begun nothing of it yet.
+        """Take what an earlier process of this node stored of the run, unless this one has already begun a block.
 
-        All of it counts as known to everybody: what was published of it was published.
+        All of it counts as known to everybody, because it is unknown how much of it was published.
         """
         if self._first is not None or self._node_role != "alice":
             return
@@ -125,7 +125,7 @@ class KeyMaker(Deadlines):
         chain = self._setup.chain
         self._is_training = body.purpose == "training"
         self._discussed = series if self._side == "alice" else None
-        for agreed in self._agreed.values():  # never amplified, never abandoned
+        for agreed in self._agreed.values():  # blocks that were neither amplified nor abandoned
             self._give_away(agreed)
         self._agreed.clear()
         self._first = body.block if self._first is None else self._first
@@ -152,21 +152,21 @@ class KeyMaker(Deadlines):
     def _decide(
         self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
     ) -> KeyReport:
-        """Return how long the key may be, given all that others may know; later blocks count this block as known.
+        """Return how long the key may be, given all that others may know. For later blocks, this block counts as known.
 
         Raises OrderRefused where the reports on Eve and the surface do not fit the block.
         """
         block, plan = agreed.report.block, self._setup.plan
         assert plan is not None
-        # Eve's series are measurements, so they count even if she missed public messages
+        # Eve's measurements count even if public messages did not reach her.
         if eve is not None and eve.block == block:
             self._knowledge.add_heard(eve.heard)
         self._learn_what_was_told(chain)
         try:
             if self._first:
                 why = (
-                    f"earlier_blocks_unknown: this node joined at block {self._first}, what others may "
-                    "know of earlier blocks is not known here"
+                    f"earlier_blocks_unknown: this node joined at block {self._first} and does not know what others "
+                    "may know of earlier blocks"
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
@@ -177,7 +177,7 @@ class KeyMaker(Deadlines):
             self._give_away(agreed)
 
     def _give_away(self, agreed: Agreed | None) -> None:
-        """Count a block as public: parts of it were published, and its key is in use."""
+        """Count a block as known to others: parts of it were published, and its key is in use."""
         if self._side == "alice" and agreed is not None and agreed.features is not None:
             self._knowledge.add_features(f"block {agreed.report.block}", agreed.features)
 
@@ -188,7 +188,7 @@ class KeyMaker(Deadlines):
         self._discussed = None
 
     def _learn_what_was_told(self, chain: KeyChain) -> None:
-        """Turn published CSI and that of interrupted discussions into features, once there is a model for it."""
+        """Turn published CSI and that of interrupted discussions into features, once the enhancer's model is there."""
         waiting = []
         for name, csi in self._told:
             features = chain.features(csi, "alice")
@@ -204,7 +204,7 @@ class KeyMaker(Deadlines):
         if self.block == body.block:
             self._give_up()
             self._end_conversation()
-            # messages of a later block may arrive before this order
+            # Messages of a later block may have arrived before this order; they are kept.
             self._early = deque(x for x in self._early if x.block > body.block)
         self._story.add("abandoned", block=body.block, reason=body.reason)
         return [DropKey(body.block)] if self._node_role in ("alice", "bob") else []
@@ -263,7 +263,7 @@ class KeyMaker(Deadlines):
         return index
 
     def look_for_late(self) -> list[Instruction]:
-        """End a conversation whose peer is silent; the peer is sent the reason."""
+        """End a discussion whose peer is silent, and send it the reason."""
         late = self._conversation
         if late is None or not self.is_overdue(_PEER):
             return []
@@ -305,7 +305,7 @@ class KeyMaker(Deadlines):
         raw = agreed.raw.values.tobytes() if self._setup.is_experiment and agreed.raw is not None else None
         report = agreed.report
         if not self._setup.is_experiment:
-            # which bits Bob corrected is secret, and their number follows from both strings
+            # In private mode the number of corrected bits is not reported: it depends on both secret strings.
             report = msgspec.structs.replace(report, corrected_bits=None, csi_defects=_public(report.csi_defects))
         return [Report(m.Agreed(report=report, raw_bits=raw, public_messages=self._on_record))]
 
@@ -363,7 +363,7 @@ class KeyMaker(Deadlines):
 
 
 def _public(defects: dict[str, int]) -> dict[str, int]:
-    """Return the defects that the discussion reveals anyway: frames and dimensions that are not in the key."""
+    """Return the defects that the discussion reveals as well: frames and dimensions that are left out of the key."""
     return {name: n for name, n in defects.items() if name not in ("filled_values", "level_steps")}
 
 

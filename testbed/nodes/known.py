@@ -1,9 +1,9 @@
-"""What Alice's node keeps on its own disk of every block of a run, so that a later life of it knows what others may
-know of earlier strings. Pure.
+"""What Alice's node stores of every block of a run on its own disk, so that the node still knows after a restart what
+others may know of earlier strings. Pure.
 
-Before anything of a block is published, its CSI is kept (`Begun`); when its length is decided, what Eve reported
-(`Decided`). The files are as secret as keys are: a key follows from them and the public discussion. They are deleted
-when the run ends.
+The CSI of a block is stored before anything of the block is published (`Begun`), and Eve's reports when the key's
+length is decided (`Decided`). The files are as secret as keys are: a key follows from them and the public discussion.
+They are deleted when the run ends.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
 
     block: int
     first: int
-    """The first block of the run that this node knows of; blocks before it are unknown to it."""
+    """The first block of the run that this node knows."""
     shape: tuple[int, ...]
-    """Of `h`: (probe, rx antenna, tx antenna, subcarrier)."""
+    """Shape of `h`: (probe, rx antenna, tx antenna, subcarrier)."""
     h: bytes
     """Little-endian complex64."""
     rounds: bytes
@@ -43,15 +43,15 @@ class Begun(msgspec.Struct, frozen=True, tag=True):
 
 
 class Decided(msgspec.Struct, frozen=True, tag=True):
-    """A block whose length is decided now: its share of ε is spent."""
+    """A block for which a key's length is decided now; its share of ε counts as spent."""
 
     block: int
     heard: tuple[HeardSeries, ...] = ()
-    """What Eve's node reported until then."""
+    """What Eve's node has reported so far."""
 
 
 def begun(block: int, first: int, series: CsiSeries) -> Begun:
-    """Return what is kept of a block before it is discussed."""
+    """Return what is stored of a block before it is discussed."""
     return Begun(
         block, first, series.h.shape, np.ascontiguousarray(series.h, "<c8").tobytes(),
         np.ascontiguousarray(series.rounds, "<i8").tobytes(),
@@ -64,7 +64,7 @@ def encode(part: Begun | Decided) -> bytes:
 
 
 def decode(data: bytes) -> Begun | Decided:
-    """Raises ValueError where the data are none of these, or do not go together."""
+    """Return the stored part; raises ValueError where the data are not one, or its sizes contradict one another."""
     part = msgspec.msgpack.decode(data, type=Begun | Decided)
     if isinstance(part, Begun):
         _ = part.series
@@ -73,7 +73,7 @@ def decode(data: bytes) -> Begun | Decided:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What an earlier life of this node has kept of a run, blocks ascending."""
+    """What an earlier process of this node has stored of a run, by ascending blocks."""
 
     begun: tuple[Begun, ...]
     decided: tuple[Decided, ...]
@@ -85,5 +85,5 @@ class Past:
 
     @property
     def first(self) -> int:
-        """The first block that is known of; 0 where nothing was discussed before."""
+        """The first known block; 0 where nothing was discussed before."""
         return max((b.first for b in self.begun), default=0)

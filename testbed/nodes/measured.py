@@ -12,7 +12,7 @@ from testbed.nodes.events import OrderRefused
 
 
 class MeasuredCsi:
-    """The CSI of this node's rounds, by round and role of the transmitter. No round goes into two blocks."""
+    """The CSI of this node's rounds, by round and role of the transmitter. No round is used in two blocks."""
 
     def __init__(self) -> None:
         self._frames: dict[int, dict[str, CsiFrame]] = {}
@@ -24,12 +24,12 @@ class MeasuredCsi:
         self._used = -1
 
     def keep(self, round: int, frames: dict[str, CsiFrame]) -> None:
-        """Keep a round's CSI; drop it where the round's block is made already."""
+        """Keep a round's CSI, unless a block has used this round or a later one already."""
         if frames and round > self._used:
             self._frames[round] = frames
 
     def series(self, rounds: list[int], tx: str) -> CsiSeries | None:
-        """Return the CSI of transmitter `tx` in these rounds, NaN where there is none; None if there is none at all."""
+        """Return the CSI of transmitter `tx` in these rounds, NaN where it is missing; None if all of it is missing."""
         frames = [self._frames.get(r, {}).get(tx) for r in rounds]
         known = [f for f in frames if f is not None]
         if not known:
@@ -42,12 +42,13 @@ class MeasuredCsi:
         )
 
     def until(self, round: int, most: int) -> list[int]:
-        """Return the rounds up to this one of which something is kept, ascending, the latest `most` of them."""
+        """Return the rounds up to this one of which CSI is kept, ascending; at most the latest `most` of them."""
         return sorted(r for r in self._frames if r <= round)[-most:]
 
     def use(self, rounds: list[int], tx: str, block: int) -> CsiSeries:
-        """Take out the series of a block; raises OrderRefused where its rounds cannot be used. It can be taken only
-        once.
+        """Return the series of a block and delete it here, so that no round is used twice.
+
+        Raises OrderRefused where its rounds cannot be used.
         """
         if rounds[0] <= self._used or any(later <= earlier for earlier, later in pairwise(rounds)):
             raise OrderRefused(f"rounds of block {block} repeat or are out of order")

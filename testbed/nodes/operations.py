@@ -29,20 +29,21 @@ from testbed.nodes.carrier import CarrierTracker
 from testbed.nodes.secret_surface import SecretSurface
 
 _COARSE_S = 0.5e-6
-"""Resolution of the arrival times that a node in private mode reports: enough to track clocks, far too coarse to tell
-delays."""
+"""Resolution of the arrival times that a node in private mode reports: fine enough to track clocks, and too coarse to
+reveal delays of the channel."""
 MAX_TRAIN_SAMPLES = 1 << 26
-"""Of all windows of a train, all antennas together."""
+"""Largest number of samples in all windows of a train, over all antennas."""
 _REPORT_BYTES = 1 << 22
-"""Of CSI in one message; what is more is reported in several."""
+"""Largest number of bytes of CSI in one message; larger reports are divided."""
 _SLICE_S = 0.03
-"""Of a train that is received at once on the wall clock; between two of these, more is queued."""
+"""On the wall clock, largest number of rounds that are received in one go; between two of these parts, further
+transmissions are queued."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tuned:
-    """A configured radio, with all that leads from orders to estimates."""
+    """A configured radio, with everything that is needed to carry out orders and to estimate channels."""
 
     settings: RadioSettings
     frame: SoundingFrame
@@ -50,7 +51,7 @@ class _Tuned:
     antennas: Antennas
     is_experiment: bool
     iq_folder: Path | None
-    """Where the captured samples are written; None where they are not."""
+    """Folder into which the captured samples are written; None if they are not."""
     carrier: CarrierTracker
     ratio: C64 | None
     """(subcarrier,) this device's T/R, by which CSI is multiplied; None without a correction."""
@@ -58,20 +59,20 @@ class _Tuned:
 
 @dataclass(slots=True, eq=False)
 class Capture:
-    """What this node's radio heard in a train of rounds."""
+    """What this node's radio received in a train of rounds."""
 
     order: m.Probe
     heard: list[tuple[m.RoundPlan, m.SlotPlan, IqBlock]] = field(default_factory=list)
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Round → (reason, detail) where the radio could not do its part; the first one counts."""
     queued: int = 0
-    """How many of its rounds have their transmissions queued in the device, or refused by it …"""
+    """Number of its rounds whose transmissions were queued in the device, or refused by it."""
     received: int = 0
-    """… and how many are over."""
+    """Number of its rounds that are over."""
     ordinal: int = 0
-    """How many trains were expected before this one."""
+    """Number of trains that were expected before this one."""
     correction_ppm: float | None = None
-    """What the radio is to take out of its carrier from this train on; None: as before."""
+    """Correction of the carrier that the radio uses from this train on; None: the present one."""
 
     def fail(self, round: int, exc: DeviceError) -> None:
         late = isinstance(exc, LateTransmit)
@@ -81,7 +82,7 @@ class Capture:
 
 @dataclass(slots=True)
 class _Part:
-    """This node's progress in a round that goes step by step."""
+    """This node's progress in a round that is ordered step by step."""
 
     round: int
     captured: list[tuple[str, IqBlock]] = field(default_factory=list)
@@ -96,16 +97,17 @@ class RadioWork:
         self._radio, self._place, self._state_dir, self._send = radio, place, state_dir, send
         self._tuned: _Tuned | None = None
         self._has_failed = False
-        """In a round that went step by step: it is configured anew before the next step."""
+        """Whether the device failed in a round that was ordered in steps; it is then configured again before the next
+        step."""
         self._part = _Part(-1)
         self._coming: deque[Capture] = deque()
-        """Trains that are expected and not captured, in their order."""
+        """Trains that were ordered and are not captured yet, in their order."""
         self._expected = 0
         """Number of trains expected so far."""
         self._retune: float | None = None
-        """Correction in ppm by which the radio will follow Alice's carrier …"""
+        """The next correction in ppm by which the radio follows Alice's carrier."""
         self._hears_from = 0
-        """… from this train on; what earlier ones tell of the carrier is known already."""
+        """Number of the train from which it holds; offsets that are measured in earlier trains are not used again."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
@@ -122,16 +124,24 @@ class RadioWork:
         self._retune, self._hears_from = None, self._expected
         sounder = registry.make_stage("probing", body.probing.waveform, body.probing.waveform_options)
         frame = sounder.frame(accepted.sample_rate_hz)
-        ratio = self._ratio(accepted, frame)
+        response = self._response(accepted)
+        several = self._radio.capabilities.n_antennas > 1
         estimator = registry.make_stage("csi", body.probing.estimator, body.probing.estimator_options)
         range_hz = estimator.range_hz(frame)
         self._tuned = _Tuned(
             settings=settings,
             frame=frame,
             estimator=estimator,
-            ratio=ratio,
+            ratio=response.ratio(frame.subcarrier_hz) if response is not None and not several else None,
             carrier=CarrierTracker(settings.carrier_hz, range_hz, self._radio.correction_ppm),
-            antennas=Antennas(self._place.role, body.antennas, body.beams, frame, seed),
+            antennas=Antennas(
+                self._place.role,
+                body.antennas,
+                body.beams,
+                frame,
+                seed,
+                chains.Leveller(response) if response is not None and several else None,
+            ),
             is_experiment=body.experiment_mode,
             iq_folder=self._state_dir / "iq" / run if body.record_iq and body.experiment_mode else None,
         )
@@ -140,18 +150,19 @@ class RadioWork:
 
     @staticmethod
     def _warm_up(tuned: _Tuned) -> None:
-        """Estimate the frame once as it is: the first estimate takes a hundred times as long as the others, for which a
-        round on the wall clock has no time."""
+        """Estimate a channel from the bare frame, before the first round: the first estimate of a process takes a
+        hundred times as long as later ones, and a round on the wall clock has no time for that."""
         block = IqBlock(np.pad(tuned.frame.samples, tuned.frame.n_cp)[None, :], tuned.frame.sample_rate_hz, 0.0)
         tuned.estimator.estimate_many([block], tuned.frame)
 
-    def _ratio(self, accepted: RadioSettings, frame: SoundingFrame) -> C64 | None:
+    def _response(self, accepted: RadioSettings) -> chains.ChainResponse | None:
+        """Return what was measured of the radio's own chains, None where it shall not be used."""
         if not self._place.calibrated:
             return None
-        if self._radio.capabilities.n_antennas > 1:
-            raise InputError("calibrated = true; accepted for radios with one antenna only")
-        found = chains.find(self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz)
-        return found.ratio(frame.subcarrier_hz)
+        return chains.find(
+            self._state_dir, self._radio.identity(), accepted.carrier_hz, accepted.sample_rate_hz,
+            self._radio.capabilities.n_antennas,
+        )  # fmt: skip
 
     def _ready(self) -> _Tuned:
         if self._tuned is None:
@@ -162,12 +173,12 @@ class RadioWork:
 
     @property
     def is_blind(self) -> bool:
-        """Whether nothing that is sent depends on what is heard, so that a train may be captured while the one before
-        is still being estimated."""
+        """Whether no transmission depends on earlier CSI, so that a train may be captured while the one before is still
+        being estimated."""
         return self._tuned is None or not self._tuned.antennas.learns
 
     def expect(self, body: m.Probe) -> Capture:
-        """Note a train that will be captured; called in the order of the trains, always from one thread."""
+        """Take note of a train that will be captured; called in the order of the trains, always from one thread."""
         found = Capture(body, ordinal=self._expected)
         self._expected += 1
         if self._retune is not None and found.ordinal >= self._hears_from:
@@ -178,8 +189,8 @@ class RadioWork:
     def capture(self, found: Capture) -> Capture:
         """Do this node's part in each slot of a train. The device's own thread calls it.
 
-        As many rounds as the device can hold are queued ahead of those that are being received; where time passes by
-        itself, those of the next train, too, so that it may begin when this one ends.
+        The transmissions of the coming rounds are queued in the device while earlier rounds are received, as many as it
+        can hold. On the wall clock these may be rounds of the next train, which can then begin when this one ends.
         """
         tuned, rounds = self._ready(), found.order.rounds
         try:
@@ -190,23 +201,23 @@ class RadioWork:
             while found.received < len(rounds) and not self._radio.is_interrupted:
                 self._queue(tuned)
                 part = self._next_part(found)
-                self._promise(part, found)  # the others may go on as soon as nothing more can come from here
+                self._promise(part, found)  # tells the air until when this node transmits nothing more
                 self._receive(tuned, part, found)
                 found.received += len(part)
         finally:
             self._coming.remove(found)
-        if self._radio.is_interrupted:  # whatever was queued while somebody silenced it
+        if self._radio.is_interrupted:  # transmissions may have been queued while another thread silenced it
             self._radio.silence()
             raise DeviceError(self._radio.name, "receive", self._radio.state, "interrupted: the node is halted")
         return found
 
     @staticmethod
     def _next_part(found: Capture) -> Sequence[m.RoundPlan]:
-        """Return the rounds to receive next: those that are queued, and on the wall clock not too many at a time."""
+        """Return the rounds to receive next: those that are queued, but on the wall clock only a few at a time."""
         rounds = found.order.rounds[found.received : max(found.queued, found.received + 1)]
         if not found.order.paced:
             return rounds
-        if found.queued < len(found.order.rounds):  # the device is full: queue more while half of it is still to come
+        if found.queued < len(found.order.rounds):  # the queue is full: it is refilled when half of it is received
             rounds = rounds[: (len(rounds) + 1) // 2]
         soon_s = rounds[0].end_s + _SLICE_S
         return [plan for plan in rounds if plan is rounds[0] or plan.end_s < soon_s]
@@ -219,7 +230,7 @@ class RadioWork:
                 return
             per_round = max(sum(s.tx == self._place.role for s in x.slots) for x in found.order.rounds)
             waiting = sum(x.queued - x.received for x in self._coming)
-            # one less than it holds: of the last round that was received, what this node sends may still be to come
+            # One round less than the queue holds: of the round received last, a transmission may still be in it.
             room = max(1, self._radio.capabilities.queue // max(1, per_round) - 1) - waiting
             part = found.order.rounds[found.queued : found.queued + max(0, room)]
             self._transmit(tuned, part, found)
@@ -245,8 +256,8 @@ class RadioWork:
     def _transmit(self, tuned: _Tuned, part: Sequence[m.RoundPlan], found: Capture) -> None:
         """Queue this node's transmissions, before anything is received.
 
-        They are only queued for their time, whereas a reception returns when it is over, and the host's way from there
-        to a transmission takes longer than a slot.
+        To queue a transmission takes no time, whereas a reception returns when it is over; there would be too little
+        time to order the transmission of the next slot after that.
         """
         rounds, blocks = [], []
         for plan in part:
@@ -286,7 +297,7 @@ class RadioWork:
                 found.heard.append((plan, slot, block))
 
     def estimate(self, found: Capture) -> e.ProbeDone:
-        """Return what a captured train tells: reports for the coordinator, CSI for this node."""
+        """Estimate the channels of a captured train: returns reports for the coordinator, and the CSI for this node."""
         tuned, order = self._ready(), found.order
         for plan, slot, block in found.heard:
             self._write_iq(tuned, plan.round, slot.tx, block)
@@ -300,7 +311,7 @@ class RadioWork:
                 csi[plan.round][slot.tx] = estimate
             if follows:
                 _follow(tuned, slot.tx, estimate)
-        if order.sounding:  # for the beams, and for nobody else
+        if order.sounding:  # only the beams use its CSI
             for number, frames in csi.items():
                 tuned.antennas.hear(number, frames)
             csi = {}
@@ -311,10 +322,10 @@ class RadioWork:
         return e.ProbeDone([*reports, m.Probed(rounds=parts[-1], correction_ppm=wanted_ppm)], csi)
 
     def _follow_carrier(self, tuned: _Tuned, found: Capture) -> float | None:
-        """Decide whether the radio is tuned anew, where Alice's carrier has moved too far away.
+        """Return the new correction if Alice's carrier has moved too far away; None where the present one will do.
 
-        It is, before the train after the next: the coordinator orders that one after it has this one's report, so that
-        the order of events, and with it the run, follows from the seed.
+        The new one holds from the train after the next. The coordinator orders that train only after it has the report
+        of this one, so that the order of events, and with it the whole run, follows from the seed.
         """
         wanted_ppm = tuned.carrier.wanted_ppm()
         if wanted_ppm is not None:
@@ -324,10 +335,10 @@ class RadioWork:
     # -- rounds step by step
 
     def step(self, body: m.Step) -> e.DeviceDone | e.ProbeDone:
-        """Do one step of a round without timing; with the last one, report what was measured.
+        """Do one step of a round without timing; after the last one, report the measurements.
 
-        A device that fails costs the round and leaves its order as it is: the others go on, and before its next step
-        the device is configured anew.
+        If the device fails, the round is rejected, but its remaining steps are still ordered. The other nodes go on,
+        and this node configures its device again before its next step.
         """
         tuned = self._ready()
         if self._part.round != body.round:
@@ -344,15 +355,15 @@ class RadioWork:
         done = m.Stepped(round=body.round, step=body.step)
         if not body.last:
             return e.DeviceDone(done)
-        self._send(done)  # the air is free: the others need not wait for the estimates
+        self._send(done)  # the air is free, so the others do not wait for the estimates
         csi: dict[str, CsiFrame] = {}
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
         fault = (Reject.DEVICE.value, part.fault) if part.fault else None
         return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault))], {body.round: csi})
 
     def _retuned(self, tuned: _Tuned, result: m.RoundResult) -> m.Probed:
-        """Return the report of a round without timing; where Alice's carrier has moved too far away, the radio follows
-        it first. A radio that cannot be tuned then is left to the next order, which says what is wrong with it.
+        """Return the report of a round without timing. If Alice's carrier has moved too far away, the radio is tuned
+        first; if that fails, the error is reported with the next order, which fails as well.
         """
         wanted_ppm = tuned.carrier.wanted_ppm()
         if wanted_ppm is not None:
@@ -399,7 +410,7 @@ class RadioWork:
 
 
 def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
-    """Return what is made of each window of a train."""
+    """Return the estimate from each window of a train, or why there is none."""
     if found.order.sounding:
         return [tuned.antennas.estimate_sounding(tuned.estimator, slot.tx, x) for _, slot, x in found.heard]
     rounds = [plan.round for plan, _, _ in found.heard]
@@ -408,7 +419,7 @@ def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
 
 
 def _levelled(tuned: _Tuned, found: list[CsiFrame | ProbeRejected]) -> list[CsiFrame | ProbeRejected]:
-    """Return the estimates with this device's own chains taken out, where it is calibrated."""
+    """Return the estimates corrected by this device's T/R (`chains`), where it is calibrated."""
     if tuned.ratio is None:
         return found
     return [chains.levelled(x, tuned.ratio) if isinstance(x, CsiFrame) else x for x in found]
@@ -436,14 +447,14 @@ def _messages(results: list[m.RoundResult]) -> Iterator[list[m.RoundResult]]:
 def _link_result(
     tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected, due_s: float, sounding: bool = False
 ) -> m.LinkResult:
-    """Return what is reported of one slot, whose frame was due at `due_s`."""
+    """Return the report of one slot, whose frame was due at `due_s`."""
     if isinstance(found, ProbeRejected):
-        if not tuned.is_experiment:  # details name levels and SNR, which are much like those of the rounds around
+        if not tuned.is_experiment:  # details state levels and SNR, which resemble those of kept rounds
             return m.LinkResult(tx=tx, reason=found.reason.value)
         return m.LinkResult(tx=tx, reason=found.reason.value, detail=found.detail, cfo_hz=found.cfo_hz or 0.0)
     timing_error_s = found.time_s - due_s
     if not tuned.is_experiment:
-        # level, SNR and exact arrival depend on the channel, as the key does; the scheduler needs a coarse time only
+        # Level, SNR and exact arrival time depend on the channel, as the key does; the scheduler needs a coarse time.
         return m.LinkResult(tx=tx, reason=None, timing_error_s=round(timing_error_s / _COARSE_S) * _COARSE_S)
     shape = (found.h.shape[0], found.h.shape[1], found.h.shape[2]) if not sounding else (0, 0, 0)
     return m.LinkResult(
@@ -451,7 +462,7 @@ def _link_result(
         reason=None,
         timing_error_s=timing_error_s,
         device_time_s=found.time_s,
-        # a channel without any noise has no finite SNR, and messages have no other numbers
+        # The SNR of a channel without noise is infinite, and messages contain finite numbers only.
         snr_db=min(max(_median(found.snr_db), -300.0), 300.0),
         cfo_hz=found.cfo_hz,
         rssi_dbfs=found.rssi_dbfs,
@@ -461,7 +472,7 @@ def _link_result(
 
 
 def _median(values: F64) -> float:
-    """Return the median of (value,); numpy's own takes longer than the estimate of the channel."""
+    """Return the median of (value,). numpy's function takes longer than the whole channel estimate."""
     ordered = np.sort(values)
     return float(ordered[(ordered.size - 1) // 2] + ordered[ordered.size // 2]) / 2
 
@@ -472,7 +483,8 @@ def _follow(tuned: _Tuned, tx: str, found: CsiFrame | ProbeRejected) -> None:
 
 
 def life_of(incarnation: str) -> str:
-    """Return a mark of one process of a node: its random part, since successive processes have similar numbers."""
+    """Return a word that identifies one process of a node: the random part of its incarnation, because successive
+    processes have similar numbers."""
     return incarnation.rpartition("-")[2][:6]
 
 
@@ -511,7 +523,7 @@ class BoardWork:
         )  # fmt: skip
 
     def schedule(self, body: m.Schedule) -> m.Scheduled:
-        """Have the patterns of a train latch, each at its time: those that are ordered, or secret ones drawn here."""
+        """Have each pattern of a train latch at its time: the ordered patterns, or secret ones that are drawn here."""
         patterns = [self._pattern(body, plan) for plan in body.patterns]
         applied = self._board.schedule(patterns, [plan.at_s for plan in body.patterns])
         secret, told = self._secret, self._secret is not None and self._is_experiment

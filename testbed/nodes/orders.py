@@ -27,7 +27,8 @@ _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
 
 
 class BlockNumbers:
-    """Block numbers, strictly rising within a run, also after a second welcome: no block is begun twice.
+    """Checks that block numbers strictly rise within a run, also after a second welcome, so that no block is begun
+    twice.
 
     Remembers the `most` latest runs of its process.
     """
@@ -47,7 +48,7 @@ class BlockNumbers:
         """Begin a block; returns in one line why it cannot be begun, or None."""
         last = self._highest.get(run, -1)
         if block <= last:
-            return f"block {block} was begun before: blocks of a run rise, accepted from {last + 1}"
+            return f"block {block} was begun before: the block numbers of a run must rise, accepted from {last + 1}"
         self.known(run, block)
         return None
 

@@ -13,7 +13,7 @@ from testbed.core.whole import read_whole, write_whole
 
 NAME = "pool.json"
 DEFAULT_BITS = 1 << 16
-"""Enough for 256 blocks without any refill."""
+"""Enough for 256 blocks if the pool is never refilled."""
 
 
 def make(paths: list[Path], bits: int = DEFAULT_BITS) -> int:

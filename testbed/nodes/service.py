@@ -1,7 +1,7 @@
-"""A node as a service: it waits for what is not there yet, takes part in a run, and then waits for the next one.
+"""A node as a service: it waits for its device and its coordinator, takes part in a run, and waits for the next run.
 
-Every run gets a fresh `NodeDaemon`: a new process of the node as far as anybody else can tell, so that nothing of one
-run reaches another.
+Every run gets a new `NodeDaemon` with an incarnation of its own. For all other nodes it is a new process, so that no
+data of one run reach another one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from testbed.core.errors import DeviceError
 from testbed.nodes.daemon import COORDINATOR_SILENT, NodeDaemon
 
 _AGAIN_S = 1.0
-"""Between two attempts to open a device that is not there."""
+"""Seconds between two attempts to open a device that is absent."""
 REFUSED_S = 5.0
-"""How long a node that the present run does not need leaves its coordinator alone."""
+"""Seconds after which a node that the present run does not need greets its coordinator again."""
 
 
 def serve(
@@ -28,11 +28,11 @@ def serve(
     say: Callable[[str], None],
     air: str | None = None,
 ) -> int:
-    """Take part in runs until a signal, or in one where `once`; returns the exit status.
+    """Take part in runs until a signal arrives, or in one run if `once`; returns the exit status.
 
-    `make` opens the device and the sockets. What is waited for is said in one line; with `once`, no longer than
-    `within_s`. `air`: address of the simulated air that the device is on.
-    Raises DeviceError where the device cannot be opened and that is not waited for.
+    `make` opens the device and the sockets. While something is missing, one line says what; with `once`, the node waits
+    for `within_s` at most. `air`: address of the simulated air that the device is on.
+    Raises DeviceError where the device cannot be opened and the node does not wait for it.
     """
     refused = ""
     while True:
@@ -64,14 +64,14 @@ def _run(daemon: NodeDaemon) -> int:
 def _opened(
     make: Callable[[], NodeDaemon], name: str, once: bool, within_s: float, say: Callable[[str], None], air: str | None
 ) -> NodeDaemon:
-    """Return the node with its device open; waits for a device, or its air, that is not there yet."""
+    """Return the node with its device open; waits while the device or its simulated air is absent."""
     said = ""
     deadline_s = time.monotonic() + within_s
     while True:
         try:
             return make()
         except DeviceError as exc:
-            # a device is on the air or on a wire; what is wrong with one on a wire may need a person
+            # With `once`, an absent simulated air is awaited until the deadline; a real device may need a person.
             if once and (air is None or time.monotonic() > deadline_s):
                 raise
             what = f"the simulated air at {air}" if air is not None else f"its device: {exc}"

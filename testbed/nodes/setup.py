@@ -50,10 +50,11 @@ class Setup:
         self.plan: m.Configure | None = None
         self.chain: KeyChain | None = None
         self.model: bytes | None = None
-        """The model that this run's training gave."""
+        """The model from this run's training."""
 
     def join(self, run: str) -> None:
-        """Become part of a run: a new run clears everything, the same one keeps its fixed settings and its spent ε."""
+        """Become part of a run. A new run clears everything; if it is the same run again, the fixed settings and the
+        number of blocks that have spent their share of ε are kept."""
         if run != self.run:
             self._decided, self._fixed = set(), None
         self.run = run
@@ -67,7 +68,7 @@ class Setup:
                 "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
             )
         if self.chain is not None:
-            self.plan = plan  # the same chain is used further
+            self.plan = plan  # the chain is the same and stays in use
             return
         self.pool = self._pool_for(plan)
         self.plan = plan
@@ -78,7 +79,7 @@ class Setup:
             self._fixed = fixed
         except InputError as exc:  # a model file that this machine does not have
             raise OrderRefused(str(exc)) from exc
-        # a model from before a restart comes without its training's messages, which a pool's tags cover
+        # With a pool, a model from before a restart is not used: the tags must cover the messages of its training.
         if self.model is not None and self.pool is None and isinstance(self.chain.enhance, TrainableEnhancer):
             try:
                 self.chain.enhance.load(self.model)
@@ -86,7 +87,7 @@ class Setup:
                 raise OrderRefused(f"the stored model of this run cannot be used: {exc}") from exc
 
     def has_spent(self, blocks: Iterable[int]) -> None:
-        """Take note of blocks of this run that an earlier life of this node spent ε on."""
+        """Take note of blocks of this run on which an earlier process of this node spent a share of ε."""
         self._decided.update(blocks)
 
     def _pool_for(self, plan: m.Configure) -> Pool | None:

@@ -72,9 +72,9 @@ class NodeState:
     """The state of one node. `role` is alice, bob, eve or ris.
 
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
-    everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` is what the node
-    demands of every run; `authenticated` says whether its links are. `wegman_carter`: the node demands one-time
-    authentication of the discussion, and `pool` is what it has for it.
+    everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` are the node's
+    demands on every run; `authenticated`: its links are authenticated; `wegman_carter`: it demands one-time
+    authentication of the discussion, with the pads of `pool`.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class NodeState:
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
         self.refused = ""
-        """Why the coordinator does not want this node."""
+        """Why the coordinator refused this node."""
         self._trains = 0
-        """Trains of rounds that the device was ordered and that are not reported."""
+        """Number of trains of rounds that were ordered and are not reported yet."""
         ends = role in ("alice", "bob")
         self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
         self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter)
@@ -177,7 +177,7 @@ class NodeState:
                 return self.key_maker.look_for_late() or self.eavesdropping.look_for_late()
 
     def _measured(self, reports: list[m.Probed], csi: dict[int, dict[str, CsiFrame]]) -> list[Instruction]:
-        """Keep what a train gave, and report it."""
+        """Keep the CSI of a train, and send its reports."""
         for result in (x for report in reports for x in report.rounds):
             frames = csi.get(result.round, {})
             self.measured.keep(result.round, frames)
@@ -213,8 +213,8 @@ class NodeState:
             return [Report(m.Failed(operation=operation, state=self.name, detail=str(exc)))]
 
     def _welcomed(self, body: m.Welcome) -> list[Instruction]:
-        """A new run, or the same one again: no earlier measurement may enter its keys, and nothing published is
-        forgotten.
+        """Begin a new run, or the same run again. Keys must not use earlier measurements. If it is the same run, others
+        still know what was published before.
         """
         self._phases.enter("ready")
         self._operation, self._trains = None, 0

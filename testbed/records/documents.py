@@ -1,4 +1,4 @@
-"""A run's documents (a form taken from bluesky): one start, a descriptor for each stream, events, one stop.
+"""A run's documents, in the form of bluesky: one start, a descriptor for each stream, events, one stop.
 
 Bulk arrays are kept outside (`rounds.h5`); descriptors name every field of them with dtype, shape, units and source.
 Documents are in `run.json` once the run is closed, and in the journal while it is live.
@@ -24,7 +24,8 @@ from testbed.core.clock import TIME_OF_DAY
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
-"""ok: ran to its end; failed: an error ended it; aborted: a person did; killed: its process died before closing it."""
+"""How a run ended. ok: as planned; failed: by an error; aborted: by a person; killed: its process died before it closed
+the run."""
 
 _PACKAGES = (
     "ris-skg-testbed",
@@ -41,7 +42,7 @@ _PACKAGES = (
 
 
 class Start(Struct, frozen=True, kw_only=True):
-    """How the run was set up. Made by `start`."""
+    """The settings of the run. Made by `start`."""
 
     uid: str
     time: str
@@ -139,7 +140,7 @@ class Stop(Struct, frozen=True, kw_only=True):
     time: str
     exit_status: ExitStatus
     reason: str | None = None
-    """Why, where the status is not ok."""
+    """The reason, if the status is not ok."""
 
 
 def now() -> str:
@@ -204,7 +205,8 @@ def _versions() -> dict[str, str]:
 def _git(file: Path = Path(__file__)) -> tuple[str | None, bool | None]:
     """Return commit and modified flag of the checkout that tracks `file`; else the commit the package was built from.
 
-    A package installed inside another project's checkout must not take that project's hash, hence "tracks".
+    A package that is installed inside another project's checkout must not report that project's commit; therefore the
+    checkout must track `file`.
     """
 
     def ask(*args: str) -> str | None:

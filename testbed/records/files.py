@@ -1,4 +1,4 @@
-"""File names of a run's folder, and writing there such that a file is complete or absent."""
+"""Names of the files in a run's folder, and functions that write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIGURES = "figures"
 """Folder of the report's figures."""
 
 _NOT_HASHED = (RUN, REPORT, LOCK)
-"""run.json cannot hold its own hash; the report can be made again at any time."""
+"""Files without a hash: run.json, which cannot contain its own, and the report, which can be made again at any time."""
 
 
 MAX_JSON = 1 << 28
@@ -58,7 +58,7 @@ def sha512(path: Path) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return path (relative, '/') → sha512 of everything a closed run consists of, `run.json` itself excepted."""
+    """Return path (relative, '/') → sha512 of all files of a closed run, except those without a hash."""
     paths = (p for p in sorted(folder.rglob("*")) if p.is_file())
     names = ((p.relative_to(folder).as_posix(), p) for p in paths)
     return {
@@ -69,7 +69,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 RESERVE_BYTES = 32 << 20
-"""Bytes that a run's folder needs beside its records: the report, SQLite's files, the file system's own data."""
+"""Bytes that a run's folder needs in addition to its records: for the report, SQLite's files, and the file system."""
 
 
 def free_bytes(folder: Path) -> int:
@@ -81,7 +81,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def needed_to_close(folder: Path) -> int:
-    """Return the most bytes that the lasting files of a run take when they are made from its journal."""
+    """Return the largest number of bytes that the lasting files of a run take when they are made from its journal."""
     sizes = ((folder / (JOURNAL + end)) for end in ("", "-wal"))
     return RESERVE_BYTES + sum(path.stat().st_size for path in sizes if path.exists()) // 2
 
@@ -100,13 +100,13 @@ def on_disk(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as exc:
         words = str(exc).lower()
         full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in words
-        if not full and "no space left" not in words:  # the words of HDF5
+        if not full and "no space left" not in words:  # the message of HDF5
             raise
         raise disk_full(folder) from exc
 
 
 class Lock:
-    """Marks a run as being written. The kernel releases the lock when the process dies, however it dies."""
+    """Marks a run as being written. The kernel releases the lock whenever the process ends."""
 
     def __init__(self, folder: Path) -> None:
         """Take the lock; raises InputError naming the folder where another process holds it."""

@@ -1,7 +1,8 @@
 """The crash-safe journal of a live run: SQLite in WAL mode, readable at any time, also after its writer has died.
 
-HDF5 files that are open for writing do not survive a kill, hence this detour; `writer` compacts the journal when the
-run closes. A committed row survives the death of the process; a power cut may cost the last commits but never the file.
+An HDF5 file that is open for writing is damaged if its process is killed. Therefore a run is first written into the
+journal; `writer` turns it into lasting files when the run closes. A committed row survives the death of the process; a
+power cut may cost the last commits, but not the file.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Journal:
     """Writes the journal of one run from one thread.
 
     Rows are collected and committed `batch_rows` at a time, or when `batch_s` have passed since the last commit and
-    another row arrives; `flush` commits at once. Rows not yet committed are lost in a kill.
+    another row arrives; `flush` commits at once. If the process is killed, uncommitted rows are lost.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = True, batch_rows: int = 50, batch_s: float = 0.5) -> None:
@@ -59,8 +60,8 @@ class Journal:
             files.make_private(folder / files.JOURNAL)
         self._db = sqlite3.connect(folder / files.JOURNAL, isolation_level=None)
         self._db.execute("PRAGMA synchronous = NORMAL")
-        # the log never gets smaller: 1000 pages are 4 MB of disk, and 40 ms in the middle of a round now and then;
-        # 10000 pages were 41 MB and 170 ms
+        # The log never shrinks. With checkpoints every 1000 pages it takes 4 MB, and a checkpoint 40 ms, which may be
+        # in the middle of a round; with 10000 pages, it was 41 MB and 170 ms.
         self._db.execute("PRAGMA wal_autocheckpoint = 1000")
         if fresh:
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -75,11 +76,10 @@ class Journal:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Commit everything appended in the block, and all that was not committed before, in one transaction at its
-        end.
+        """Commit everything that is appended in the `with` block, and all earlier uncommitted rows, in one transaction.
 
-        For a train of rounds: it costs one commit, and after a kill the journal holds the whole train or nothing of it.
-        Nested blocks end with the outermost.
+        It is used for a train of rounds: there is one commit, and after a kill the journal contains the whole train or
+        nothing of it. With nested `with` blocks, the outermost one commits.
         """
         self._together += 1
         try:
@@ -129,8 +129,8 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Commit everything appended so far; where the disk is full and stays so, it waits for the next call, and this
-        raises DiskFull.
+        """Commit everything appended so far. If the disk is full and stays so, this raises DiskFull, and the next call
+        tries again.
         """
         while self._count:
             try:
@@ -156,7 +156,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Commit and close; the file stays. It is closed also where the last rows do not fit on the disk."""
+        """Commit and close; the file is kept. It is also closed if the last rows do not fit on the disk."""
         try:
             self.flush()
         finally:
@@ -164,7 +164,8 @@ class Journal:
 
 
 def remove(folder: Path) -> None:
-    """Delete a journal that is no longer needed; the database first, because its log alone is not read as a run."""
+    """Delete a journal that is no longer needed. The database is deleted first, because a folder that contains only the
+    database's log does not count as a run."""
     for suffix in ("", "-wal", "-shm"):
         (folder / (files.JOURNAL + suffix)).unlink(missing_ok=True)
 
@@ -178,7 +179,7 @@ class JournalReader:
         if not self.path.exists():
             raise InputError(f"{self.path}: no such journal")
         try:
-            # rw, because recovering the log of a killed writer needs it; query_only, because reading must not write
+            # Mode rw is needed to recover the log of a killed writer; query_only prevents all other writing.
             self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, isolation_level=None)
             self._db.execute("PRAGMA query_only = 1")
             self._db.execute("BEGIN")
@@ -253,7 +254,7 @@ class JournalReader:
         )
 
     def rounds(self) -> RoundTable:
-        # of a round that was recorded twice, the later row counts
+        # If a round was recorded twice, the later row counts.
         query = (
             "SELECT round,kept,reason,surface,t0_s FROM rounds WHERE id IN (SELECT max(id) FROM rounds GROUP BY round)"
         )
@@ -291,8 +292,8 @@ class Grown:
 class JournalTail:
     """Follows a live journal: each call returns what was committed since the one before.
 
-    Every call opens the file, reads, and closes it. Nothing is held between calls, so that the writer can clear its
-    log, or remove the journal.
+    Every call opens the file, reads, and closes it. The file is closed between calls, so that the writer can clear its
+    log or remove the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -310,7 +311,7 @@ class JournalTail:
                     rounds=self._new(journal, "rounds", "round,kept,reason,surface,t0_s", most),
                     documents=self._new(journal, "documents", "kind,body", most),
                 )
-        except InputError:  # not there yet, or removed just now because the run has closed
+        except InputError:  # the journal was not made yet, or was just removed because the run has closed
             return None
 
     def pattern(self, digest: str) -> SurfacePattern | None:

@@ -51,10 +51,10 @@ class Told:
 
 
 def load(folder: Path) -> RecordedRun:
-    """Return everything that a run's folder holds.
+    """Return the contents of a run's folder.
 
-    As long as the journal exists, it is read. Raises InputError naming the file that is missing, damaged or
-    different from what `run.json` says it should be.
+    If the journal exists, it is read. Raises InputError naming the file that is missing, damaged, or has another hash
+    than `run.json` states.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -77,7 +77,7 @@ def told(journal: JournalReader) -> Told:
     """Return a journal's documents; raises InputError where it has no start."""
     starts = journal.documents("start", Start)
     if not starts:
-        raise InputError(f"{journal.path}: holds no start document: the run was killed before it began")
+        raise InputError(f"{journal.path}: contains no start document: the run was killed before it began")
     merged: dict[int, Block] = {}
     for block in journal.documents("block", Block):
         merged[block.block] = merged[block.block].merged(block) if block.block in merged else block

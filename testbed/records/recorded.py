@@ -1,4 +1,4 @@
-"""A recorded run in memory, from whichever file it was read."""
+"""A recorded run in memory, whether it was read from a journal or from lasting files."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Axes are also HDF5 dimension scales, so that xarray and netCDF4 open a group wit
 /rounds/        round, kept, reason, surface, t0_s
 /patterns/DIGEST  levels (row, column) uint8, attribute phase_bits
 /bits/BLOCK/NODE/KIND  (bit,) uint8
-/subcarrier, /row, /column, and rx_antenna and tx_antenna of each link: the scales without values of their own
+/subcarrier, /row, /column, and rx_antenna and tx_antenna of each link: dimension scales that only count from 0
 /subcarrier_hz  (subcarrier,)
 """
 
@@ -31,8 +31,8 @@ from testbed.records.recorded import BitsKey, LinkRecord, RoundTable
 LINK_UNITS = {"round": "", "time_s": "s", "snr_db": "dB", "cfo_hz": "Hz", "rssi_dbfs": "dBFS", "surface": "", "csi": ""}
 ROUND_UNITS = {"round": "", "kept": "", "reason": "", "surface": "", "t0_s": "s"}
 MOST_SCALED = 1000
-"""Patterns that have their dimensions by name. HDF5 keeps who uses a scale in an attribute of it, of 64 KB at most: a
-run of several thousand patterns could not be closed."""
+"""Largest number of patterns with named dimensions. HDF5 stores the list of all users of a scale in one attribute of at
+most 64 KB; several thousand patterns would exceed it."""
 CSI_AXES = ["round", "rx antenna", "tx antenna", "subcarrier"]
 
 
@@ -112,7 +112,7 @@ def write(path: Path, journal: JournalReader, start: Start) -> None:
         for (block, node, kind), values in journal.bits().items():
             data = group.create_dataset(f"{block}/{node}/{kind}", data=values)
             data.attrs.update({"units": "", "axes": ["bit"]})
-            data.make_scale(kind)  # strings differ in length, so each is a dimension of its own
+            data.make_scale(kind)  # bit strings differ in length, so each has a dimension of its own
 
 
 def _write_link(group: Any, link: str, n: int, records: Iterable[LinkRecord], scales: _Scales) -> None:
@@ -238,7 +238,7 @@ def read(path: Path) -> Rounds:
 
 
 def _check_sizes(f: Any, most: int) -> None:
-    """Raise ValueError where a data set claims more bytes than its file can hold: nothing here is compressed."""
+    """Raise ValueError where a data set claims more bytes than its file has; no data set is compressed."""
 
     import h5py
 
@@ -248,7 +248,7 @@ def _check_sizes(f: Any, most: int) -> None:
         nonlocal declared
         if isinstance(item, h5py.Group):
             if not all(isinstance(item.get(key, getlink=True), h5py.HardLink) for key in item):
-                raise ValueError(f"{printable(name, 80)} points elsewhere")
+                raise ValueError(f"{printable(name, 80)} is a link to another object")
             return
         if item.external or item.is_virtual:
             raise ValueError(f"{printable(name, 80)} is kept in another file")

@@ -1,6 +1,6 @@
 """IQ recordings as SigMF 1.2 pairs (https://sigmf.org): `.sigmf-data` (cf32_le) and `.sigmf-meta` (JSON).
 
-Written by hand: the part of the specification that is used here is one small JSON object.
+No library is used, because the part of the specification that is needed here is one small JSON object.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed.records import documents, files
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """A labelled stretch of a recording."""
+    """A labelled part of a recording."""
 
     sample_start: int
     sample_count: int

@@ -1,6 +1,7 @@
 """Checks that a run's records are consistent: the folder may come from any source, and a page is made from it.
 
-`reader` has checked the formats before; here names, shapes, lengths and values are checked that all others rely on.
+`reader` has already checked the formats. This file checks the names, shapes, lengths and values on which all other code
+relies.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def check(run: RecordedRun) -> RecordedRun:
 
 @contextmanager
 def damaged(folder: Path, what: str) -> Iterator[None]:
-    """Turn any error while a run's records are used into one line that names the run: InputError.
+    """Turn any error while a run's records are used into an InputError of one line that names the run.
 
-    Consistent records may still hold values that no run of ours has; `what` says what could not be done with them.
+    Consistent records may still contain impossible values; `what` says what could not be done with them.
     """
     try:
         yield
@@ -65,7 +66,7 @@ def _start(run: RecordedRun) -> None:
     nodes = run.start.lab.get("node", {})
     _want(isinstance(nodes, dict) and len(nodes) <= MAX_NODES, f"lab.node: accepted: a table of up to {MAX_NODES}")
     for name, place in nodes.items():
-        _want(is_identifier(name) and isinstance(place, dict), f"lab.node {printable(str(name), 60)!r}: no such node")
+        _want(is_identifier(name) and isinstance(place, dict), f"lab.node {printable(str(name), 60)!r}: not a node")
     for table in ("accounting", "probing", "radio", "scene", "chain", "training", "surface", "records", "beams"):
         _want(isinstance(run.start.experiment.get(table, {}), dict | None), f"experiment.{table}: accepted: a table")
 
@@ -88,9 +89,8 @@ def _link(name: str, link: LinkRecord, run: RecordedRun) -> None:
     _want(link.csi.dtype == np.complex64 and link.csi.ndim == 4, f"link {name}: CSI {link.csi.dtype} {link.csi.shape}")
     fits = link.csi.shape[0] == n and min(link.csi.shape[1:], default=0) > 0
     _want(fits, f"link {name}: CSI of shape {link.csi.shape} for {n} rounds")
-    _want(
-        axis is None or link.csi.shape[3] == len(axis), f"link {name}: {link.csi.shape[3]} subcarriers, unlike the axis"
-    )
+    fits = axis is None or link.csi.shape[3] == len(axis)
+    _want(fits, f"link {name}: not as many subcarriers ({link.csi.shape[3]}) as in subcarrier_hz")
 
 
 def _rounds(run: RecordedRun) -> None:
@@ -98,7 +98,7 @@ def _rounds(run: RecordedRun) -> None:
     for column in ("rounds", "kept", "reason", "surface", "t0_s"):
         values = getattr(table, column)
         _want(values.shape == (n,), f"rounds: {column} of shape {values.shape} for {n} rounds")
-    _want(table.rounds.dtype.kind in "iu" and table.kept.dtype == np.bool_, "rounds: types of its columns")
+    _want(table.rounds.dtype.kind in "iu" and table.kept.dtype == np.bool_, "rounds: a column has a wrong type")
     _want(table.t0_s.dtype.kind == "f", f"rounds: t0_s of type {table.t0_s.dtype}")
     _want(not np.any(np.diff(table.rounds) <= 0) and (not n or table.rounds[0] >= 0), "rounds: out of order")
 
@@ -109,7 +109,7 @@ def _patterns(run: RecordedRun) -> None:
         levels = pattern.levels
         _want(levels.ndim == 2 and levels.dtype == np.uint8, f"pattern {digest}: {levels.dtype} {levels.shape}")
         _want(1 <= pattern.phase_bits <= 8, f"pattern {digest}: {pattern.phase_bits} phase bits")
-        _want(not levels.size or levels.max() < 1 << pattern.phase_bits, f"pattern {digest}: levels beyond the last")
+        _want(not levels.size or levels.max() < 1 << pattern.phase_bits, f"pattern {digest}: a level is too high")
 
 
 def _bits(run: RecordedRun) -> None:

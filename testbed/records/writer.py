@@ -27,7 +27,7 @@ BIT_KINDS = ("raw", "reconciled", "guess", "guess_reconciled")
 
 
 class RunWriter:
-    """Records one run from one thread. A context manager: the records are closed however its block ends.
+    """Records one run from one thread. A context manager: the records are also closed after an error.
 
     Rows are committed in batches (`journal.Journal`); `flush` commits at once. Everything committed survives SIGKILL
     and is read by `reader.load` and turned into lasting files by `recover`.
@@ -36,15 +36,15 @@ class RunWriter:
     def __init__(
         self, folder: Path, start: Start, summarise: Summariser | None = None, past: RecordedRun | None = None
     ) -> None:
-        """Begin a run in `folder`, made where it is missing; raises InputError where it already holds a run.
+        """Begin a run in `folder`, which is made if it is missing; raises InputError where it already contains a run.
 
-        `summarise` makes summary.json where the body of the `with` block raises before `close` is given one. `past`:
-        what a dead process's journal in this folder holds; the same record is continued.
+        `summarise` makes summary.json if the body of the `with` block raises before `close` was called with one.
+        `past`: the contents of a dead process's journal in this folder; the same record is continued.
         """
         files.private_folder(folder)
         for name in (files.RUN, files.JOURNAL) if past is None else ():
             if (folder / name).exists():
-                raise InputError(f"{folder}: already holds a run ({name}); choose another folder")
+                raise InputError(f"{folder}: already contains a run ({name}); choose another folder")
         self.folder, self.start = folder, start
         self._summarise = summarise
         self._lock = files.Lock(folder)
@@ -148,15 +148,15 @@ class RunWriter:
         self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
 
     def event(self, kind: str, data: dict[str, Any], lasting: bool = False) -> None:
-        """Record an event (node_joined, node_lost, error, health …); committed at once.
+        """Record an event (node_joined, node_lost, error, health …) and commit it at once.
 
-        `lasting`: it survives a power cut, too, with all that was recorded before.
+        `lasting`: the event, and everything recorded before it, also survives a power cut.
         """
         self._journal.document("event", Event(seq=self._events, time=documents.now(), kind=kind, data=data), lasting)
         self._events += 1
 
     def together(self) -> AbstractContextManager[None]:
-        """Return a block in which probes, rounds and events are written in one transaction: a train of rounds.
+        """Return a context in which probes, rounds and events, such as those of a train, are one transaction.
 
         with writer.together():
             for round in train:
@@ -178,7 +178,7 @@ class RunWriter:
             raise ValueError(f"{self.folder}: this run is already closed")
         self._closed = True
         try:
-            # first into the journal, so that a kill during the compaction does not lose the end of the run
+            # The end is first written into the journal, so that it is not lost if the process is killed after this.
             if summary is not None:
                 self._journal.document("summary", summary)
             self._journal.document("stop", stop)
@@ -206,10 +206,10 @@ class RunWriter:
             summary = None if self._summarise is None else self._summarise(reader.load(self.folder))
             self.close(stop, summary)
         except Exception as trouble:
-            # the block's own error is shown; the journal keeps what was recorded
+            # The error of the `with` block is the one that is raised; the journal keeps the records.
             if not self._closed:
                 self._closed = True
-                with contextlib.suppress(TestbedError):  # a full disk, which is reported already
+                with contextlib.suppress(TestbedError):  # such as a full disk, which was already reported
                     self._journal.close()
                 self._lock.release(remove=False)
             if exc is None:
@@ -223,9 +223,9 @@ class RunWriter:
 def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
     """Turn a killed run's journal into the lasting files and return the run; a closed run is returned unchanged.
 
-    The stop status is 'killed', unless the run had recorded its end before. summary.json is the run's own or, where it
-    has none, made by `summarise` from the records; without either there is none.
-    Raises InputError where the folder holds no run, is damaged, or is still being written by another process.
+    The exit status is 'killed', unless the run had recorded its end. summary.json is that of the run or, if it has
+    none, made by `summarise` from the records; without either there is none. Raises InputError where the folder
+    contains no run, is damaged, or is still being written by another process.
     """
     if not (folder / files.JOURNAL).exists():
         return reader.load(folder)
@@ -243,7 +243,7 @@ def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
 def _recover(folder: Path, summarise: Summariser | None) -> None:
     run = reader.load(folder)
     if run.stop is None or (run.summary is None and summarise is not None):
-        # the dead process's journal is complete to its last commit, and from now on this process appends to it
+        # The dead process's journal is complete up to its last commit. This process now appends to it.
         ours = journal.Journal(folder, fresh=False)
         try:
             if run.summary is None and summarise is not None:

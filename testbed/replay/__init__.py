@@ -22,8 +22,8 @@ class _Callable(ModuleType):
     ) -> dict[str, Any]:
         """Run the key chain over a recorded run, a measured data set or arrays of your own; return its summary.
 
-        `map` and `chain` are the files of `testbed replay --map --chain` (docs/datasets.md); `cut` restricts to one
-        set of links; `seed` replaces the one of the chain's file or the source.
+        `map` and `chain` are the files of `testbed replay --map --chain` (docs/datasets.md); `cut`: only this set of
+        links is replayed; `seed` replaces that of the chain's file or of the source.
 
         Example: `testbed.replay("measured.npz", map="map.toml")["csi_correlation_ab"]`
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from testbed.core.errors import InputError
 
 MAX_BYTES = 1 << 31
-"""Most bytes of one array in memory, and of one CSV file: 2 GiB."""
+"""Largest number of bytes of one array in memory, and of one CSV file: 2 GiB."""
 SHOWN = 12
-"""Most names of arrays shown in a message."""
+"""Largest number of arrays that are named in a message."""
 Array = NDArray[Any]
 
 
@@ -204,7 +204,7 @@ def _mat(path: Path) -> Iterator[ArrayFile]:
 
     with path.open("rb") as f:
         hdf5 = b"MATLAB 7.3" in f.read(128)
-    if hdf5:  # HDF5 inside, with the axes in reverse order
+    if hdf5:  # such files are HDF5, with the axes in reverse order
         with _hdf5(path) as file:
             yield ArrayFile(path, file.names, lambda name: file.get(name).T)
         return
@@ -231,4 +231,4 @@ def suggest(path: Path) -> str:
     if path.suffix.lower() not in OPENERS or not path.is_file():
         return ""
     with open_arrays(path) as file:
-        return f"{path} holds {file.told()}; assign these to the nodes by --map MAP.toml (docs/datasets.md)"
+        return f"{path} contains {file.told()}; assign these to the nodes by --map MAP.toml (docs/datasets.md)"

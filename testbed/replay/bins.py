@@ -1,7 +1,7 @@
 """Brings the subcarriers of all receivers of a recording into Alice's order if a receiver numbers them differently.
 
-The right order shows in the levels, independent of phases. The result is public, since it is a property of a receiver:
-there is one decision for a whole recording.
+The right order is found from the levels alone, without phases. There is one decision for a whole recording. It is a
+property of the receiver and therefore counts as public.
 """
 
 from __future__ import annotations

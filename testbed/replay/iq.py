@@ -1,4 +1,4 @@
-"""IQ recordings (SigMF) of a known waveform as channels: every annotated stretch, or every period, is one probe."""
+"""Channels from IQ recordings (SigMF) of a known waveform: every annotated part, or every period, is one probe."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class Waveform(Table):
     estimator: str = "least_squares"
     estimator_options: Options = field(default_factory=dict)
     period_s: Positive | None = None
-    """Time from one frame to the next in a continuous recording; default: the recording's annotations mark the frames,
-    or each file is one frame."""
+    """Time from one frame to the next in a continuous recording; without it, the recording's annotations mark the
+    frames, or each file is one frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The channels that a set of recordings gives."""
+    """The channels that were estimated from a set of recordings."""
 
     h: C64
     """(probe, rx, tx, subcarrier), NaN where no frame was found."""
     index: I64
-    """(probe,) the first number in the file's name where a file is one probe, else the position in the recording."""
+    """(probe,) the first number in the file's name if each file is one probe, else the position in the recording."""
     time_s: F64
-    """(probe,) of the stretch's first sample, from the capture's UTC time where it has one."""
+    """(probe,) time of the first sample of the probe's part, from the capture's UTC time if it has one."""
     subcarrier_hz: F64
 
 
@@ -89,7 +89,9 @@ def read(path: Path, waveform: Waveform) -> Channels:
             found.append((_number(meta) if single else len(found), time_s, h))
     known = [h for _, _, h in found if h is not None]
     if not known or frame is None:
-        raise InputError(f"{path}: no frame of the [waveform] found in {len(found)} stretches; accepted: the one sent")
+        raise InputError(
+            f"{path}: no frame of the [waveform] in {len(found)} parts; accepted: the waveform that was sent"
+        )
     blank = np.full(known[0].shape, np.nan, dtype=np.complex64)
     return Channels(
         h=np.stack([blank if h is None else h for _, _, h in found]),

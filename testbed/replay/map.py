@@ -28,7 +28,7 @@ Quantity = Literal["csi", "amplitude", "power", "rssi_db"]
 LOWEST_DB, HIGHEST_DB = -300.0, 300.0
 CUT = "mapped"
 MOST_BLOCK = 4000
-"""Most probes of a block where no chain file gives the number: the attacks on longer blocks take minutes."""
+"""Largest number of probes of a block if no chain file gives it: the attacks on longer blocks take minutes."""
 _USUAL: dict[int, tuple[Axis, ...]] = {
     1: ("probe",),
     2: ("probe", "subcarrier"),
@@ -41,7 +41,7 @@ class End(Table):
     """One receiver's measurements of one transmitter."""
 
     file: str | None = None
-    """Relative to SOURCE, or to its folder where SOURCE is a file; default: SOURCE itself."""
+    """File name, relative to SOURCE or, if SOURCE is a file, to its folder; default: SOURCE itself."""
     format: Literal["arrays", "intel", "atheros", "nexmon", "esp32", "sigmf"] = "arrays"
     """arrays: CSV, NPZ, NPY, HDF5 or MAT by the file's ending; sigmf: IQ with the map's [waveform]; esp32: a log;
     the others: Wi-Fi captures as csiread reads them (extra `wifi`)."""
@@ -67,7 +67,7 @@ class End(Table):
     """Array of time stamps, one per probe."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     time_offset_s: float = 0.0
-    """Added to this end's time stamps, for clocks that differ by a known amount."""
+    """Number that is added to this end's time stamps, for clocks that differ by a known amount."""
     where: dict[str, str | float] = field(default_factory=dict)
     """Only probes for which these arrays have these values are used; this selects one of several links in a file."""
     missing: list[float] = field(default_factory=list)
@@ -92,26 +92,26 @@ class MapFile(Table):
     bob: End
     title: str = ""
     quantity: Quantity = "csi"
-    """csi: complex numbers; amplitude: |h|; power: |h|²; rssi_db: dB or dBm. Data without phases are called RSSI
-    here."""
+    """Meaning of the arrays' values. csi: complex numbers; amplitude: |h|; power: |h|²; rssi_db: dB or dBm."""
     eve: dict[str, EveEnds] = field(default_factory=dict)
     pair_by: Literal["order", "index", "time"] | None = None
-    """Default: by index where both ends have one, by time where both have one, else by place in the file."""
+    """How probes are paired; default: by index if both ends have one, else by time if both have one, else by position
+    in the file."""
     index_modulus: Annotated[int, Meta(ge=2)] | None = None
     """Number at which sequence numbers start again from 0 (802.11: 4096)."""
     tolerance_s: Positive = 0.01
-    """Two probes further apart in time are no pair."""
+    """Largest time between the two probes of a pair."""
     subcarrier_hz: list[float] | str | None = None
     """Offsets from the carrier, or the name of an array of them in Alice's file."""
     subcarrier_spacing_hz: Positive | None = None
     """Spacing of the subcarriers, in place of `subcarrier_hz` where they are evenly spaced."""
     leave_out: list[int] = field(default_factory=list)
-    """Positions, from 0, of subcarriers that are not used (null, pilots); those that are zero or NaN throughout are
+    """Positions, from 0, of subcarriers that are not used (null, pilots). Subcarriers that are always zero or NaN are
     found without this key."""
     interval_s: Positive | None = None
     """Time from probe pair to probe pair; default: from the time stamps, if there are any."""
     assumption: str = ""
-    """What is assumed of Eve, in words, for the report."""
+    """The assumption on Eve in words, for the report."""
     waveform: iq.Waveform | None = None
 
 
@@ -395,11 +395,11 @@ def _recording(
         eves=links,
         assumed=assumed,
         assumption=plan.assumption
-        or (f"Eve is no better placed than the measured ones ({', '.join(assumed)})" if assumed else ""),
+        or (f"Eve has no better position than the measured ones ({', '.join(assumed)})" if assumed else ""),
         rejected=pairs.left_over,
         interval_s=plan.interval_s or _interval_s(alice.time_s, n + sum(pairs.left_over.values())),
     )
-    caveats = [f"subcarriers left out, zero or NaN throughout at an end: {', '.join(map(str, dead))}"] if dead else []
+    caveats = [f"subcarriers left out, always zero or NaN at an end: {', '.join(map(str, dead))}"] if dead else []
     if way == "order":
         caveats.append("probes of Alice and Bob are paired by their positions in the file")
     kind = "CSI" if plan.quantity == "csi" else "levels without phases"

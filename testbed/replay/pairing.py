@@ -21,7 +21,7 @@ class Pairs:
 
 
 def unwrapped(index: I64, modulus: int) -> I64:
-    """Return sequence numbers that start again at `modulus` as ones that go on, each by the step of least size."""
+    """Return sequence numbers that start again at `modulus` as numbers that do not, with the least possible steps."""
     out: I64 = np.rint(np.unwrap(index.astype(np.float64), period=float(modulus))).astype(np.int64)
     return out
 

@@ -1,8 +1,8 @@
 """The key chain over measured channels: no radios, no nodes, both ends in this process.
 
-Alice and Bob hold the same discussion as nodes do; Eve receives all of it and attacks from every position that was
-measured. The key's length is decided against the strongest of those Eves that the source assumes possible; the lengths
-against each of the others are reported beside it.
+Alice and Bob have the same discussion as nodes have; Eve receives all of it and attacks from every measured position.
+The key's length is decided against the strongest of those Eves that the source assumes possible; the lengths against
+each of the others are reported as well.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from testbed.replay.pairing import at_rounds
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Progress = Callable[[float, str], None]
-"""Receives the share that is done (0 to 1) and what is being computed."""
+"""A function that is called with the finished share (0 to 1) and what is being computed."""
 
 
 def replay(
@@ -51,10 +51,10 @@ def replay(
 ) -> dict[str, Any]:
     """Distil keys from a measured data set or a recorded run and return its summary.
 
-    `experiment` replaces those of chain, accounting, training and seed that it has, which the source otherwise
-    recommends; `map_file` says which arrays of `source` are whose (`replay.map`); `cut` restricts to one set of links.
-    The fields of summary.json describe the source's main cut (or `cut`); `cuts` has the same for each, with `eves`: for
-    each Eve her correlations, her error rate and the key bits that would be left if she alone were there.
+    The source recommends chain, accounting, training and seed; those that `experiment` states replace them. `map_file`
+    assigns the arrays of `source` to the nodes (`replay.map`). `cut`: only this set of links is replayed. The fields of
+    the summary describe the source's main cut (or `cut`); its field `cuts` has the same fields for each cut and, in
+    `eves`, for each Eve her correlations, her error rate and the key bits if she were the only Eve.
     Raises InputError for a source or cut that cannot be used.
     """
     progress(0.0, f"reading {source}")
@@ -81,7 +81,7 @@ def table(summary: Mapping[str, Any]) -> list[list[str]]:
     """Return rows of text for people: a heading, then for each cut one row, one for each Eve, and one without measured
     Eves.
 
-    The cut's own row is the result: the key against the strongest of the Eves marked *, who are assumed possible.
+    The first row of a cut is the result: the key against the strongest of the Eves marked *, who are assumed possible.
     """
     rows = [
         [
@@ -141,7 +141,7 @@ def load(source: Path, map_file: Path | None = None) -> Recording:
 def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int | None) -> Cut:
     """Return the cut with the file's settings in place of those that the source recommends."""
     if experiment is not None:
-        # a chain that the file gives does not inherit the training plan of the chain that it replaces
+        # If the file states a chain, the training plan of the recommended chain is not used.
         training_plan = experiment.training or (cut.training if experiment.chain is None else Training())
         cut = replace(
             cut,
@@ -267,7 +267,7 @@ def _train(
     for label, eve in cut.eves.items():
         heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
         chain.overhear_training(*heard, [m for _, m in said], seed, label)
-    # Counted backwards, so that every block comes later.
+    # Training rounds have negative numbers, so that every block comes later.
     before = np.arange(-training_plan.rounds - training_plan.guard_rounds, -training_plan.guard_rounds, dtype=np.int64)
     if _has_own_numbers(cut):
         before = cut.alice.rounds[probes]
@@ -284,18 +284,19 @@ def _assumed(accounting: Accounting) -> str:
 
 
 ALL, NOBODY = "*", ""
-"""Against whom a key is made: all Eves together whom the source assumes possible, or an Eve who was not measured."""
+"""The two adversaries of a cut's own row: all Eves together whom the source assumes possible, and an Eve who was not
+measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Probes:
-    """The probes of one block: `n` of those that feed keys, from position `first` on, in the key's order."""
+    """The probes of one block: `n` of the probes from which keys are made (`feeding`), from position `first` on."""
 
     feeding: I64
     first: int
     n: int
     numbers: I64 | None = None
-    """Of all of `feeding`, where the source has rounds with numbers of their own; None: they are counted."""
+    """Round numbers of all of `feeding`, if the source has them; None: the probes are counted."""
 
     @property
     def which(self) -> I64:
@@ -310,8 +311,8 @@ class _Probes:
 
     @property
     def reported(self) -> I64:
-        """(round,) numbers of which Eve reports with this block where she measured others than the probes: all from
-        the block before to the end of this one."""
+        """(round,) numbers on which an Eve reports with this block if she measured more rounds than the probes: all
+        rounds from the end of the block before to the end of this one."""
         after = -1 if self.first == 0 else int(self.numbers[self.first - 1]) if self.numbers is not None else -1
         return np.arange(after + 1, int(self.places[-1]) + 1, dtype=np.int64)
 
@@ -350,7 +351,8 @@ def _distil(
     final = _amplify(chain, alice, bob, known[ALL], probes, surface, seed)
 
     def against(whom: str) -> int:
-        """Return the key's bits against one Eve, or nobody; judging takes seconds, and where she is all it was done."""
+        """Return the key's bits against one Eve, or against an unmeasured one. If she is the only Eve, the result that
+        was computed for all of them is used, because it takes seconds."""
         if tuple(cut.assumed) == (() if whom == NOBODY else (whom,)):
             return final.key_bits
         return _amplify(chain, alice, bob, known[whom], probes, surface, seed).key_bits
@@ -376,16 +378,16 @@ def _distil(
 
 
 def _has_own_numbers(cut: Cut) -> bool:
-    """Return whether probes are rounds of a run, among others that some Eve measured, too."""
+    """Return whether the probes are rounds of a run in which some Eve measured other rounds, too."""
     return any(eve.every is not None for eve in cut.eves.values())
 
 
 def _hear(
     chain: KeyChain, cut: Cut, probes: I64, places: I64, known: Mapping[str, Knowledge], reported: I64
 ) -> None:  # fmt: skip
-    """Let each Eve report these probes to every judge of a key against her; the surface's state is known to all.
+    """Add each Eve's report on these probes, and the surface's states, to the knowledge by which keys are judged.
 
-    reported: (round,) of which an Eve reports instead who measured more than the probes, as her node does in a run.
+    reported: (round,) numbers on which an Eve reports instead if she measured more than the probes, as in a run.
     """
     if cut.surface is not None:
         for memory in known.values():
@@ -403,7 +405,7 @@ def _hear(
 def _measured_of(
     every: tuple[CsiSeries | None, CsiSeries | None], reported: I64, places: I64
 ) -> list[CsiSeries | None]:  # fmt: skip
-    """Return both links in the reported rounds of which either has anything, and at the block's own (`places`)."""
+    """Return both links, in those of the `reported` rounds in which either was measured and in the block's own."""
     measured = [s.rounds for s in every if s is not None]
     rounds = np.intersect1d(reported, np.unique(np.concatenate([*measured, places])))
     there = [s is not None and bool(np.isin(rounds, s.rounds).any()) for s in every]
@@ -459,7 +461,7 @@ def _amplify(
 
 
 def _take(series: CsiSeries, probes: I64, rounds: I64 | None = None) -> CsiSeries:
-    """Select probes in the given order, and number them anew, or as `rounds` says."""
+    """Select probes in the given order, and number them from 0, or by `rounds`."""
     numbers = np.arange(probes.size, dtype=np.int64) if rounds is None else np.asarray(rounds, np.int64)
     return CsiSeries(series.h[probes], numbers, series.subcarrier_hz)
 

@@ -65,7 +65,7 @@ def open_capture(path: Path, kind: str, options: dict[str, Any]) -> Iterator[Cap
             value = None if name.startswith("_") else getattr(capture, name)
             if isinstance(value, np.ndarray) and name != "csi" and value.shape[:1] == csi.shape[:1]:
                 arrays[name] = value
-    except Exception as exc:  # on damaged files its parsers raise errors of any kind
+    except Exception as exc:  # for damaged files, csiread raises errors of any kind
         said = (str(exc).splitlines() or [""])[0][:200]
         raise InputError(f"{path}: not a capture that csiread reads as {kind}: {type(exc).__name__}: {said}") from exc
     if not csi.size:
@@ -95,11 +95,11 @@ _ESP32_TOOL = [
 ]  # fmt: skip
 """Columns of ESP32-CSI-Tool, for files without a heading. Espressif's esp-csi always writes one."""
 _LLTF = 64
-"""Subcarriers of the legacy training field alone; longer CSI has further fields after it, in an order of their own."""
+"""Number of subcarriers of the legacy training field; longer CSI has further fields after it, in another order."""
 
 
 def _esp32(path: Path) -> Capture:
-    """Read the lines `CSI_DATA,…,[im re im re …]` of a log, whatever else is printed between them."""
+    """Read the lines `CSI_DATA,…,[im re im re …]` of a log; other lines are ignored."""
     with path.open(encoding="utf-8", errors="replace", newline="") as f:
         rows = [row for row in csv.reader(f) if row and row[0].strip() in ("type", "CSI_DATA")]
     names = _ESP32_TOOL
@@ -126,7 +126,7 @@ def _esp32(path: Path) -> Capture:
 
 
 def _bytes_of(cell: str) -> Array:
-    """Return the numbers in brackets, which must be even in number; none where the cell has another form."""
+    """Return the numbers in brackets; none where the cell has another form or an odd count of numbers."""
     try:
         values = np.array(cell.strip().strip("[]").replace(",", " ").split(), dtype=np.float64)
     except ValueError:

@@ -55,8 +55,8 @@ def report_of(block: Block) -> AgreeReport | None:
 def flow(blocks: Sequence[Block], epsilon_log2: int) -> list[Step]:
     """Return the losses between raw bits and key bits, in order, summed over blocks.
 
-    A loss is capped at the bits that are left, so that a block whose losses exceed its raw bits ends at 0. `other` is
-    negative where a block delivered more bits than its own report allows: that is an error that deserves an alarm.
+    A loss is at most the number of bits that are left, so that a block whose losses exceed its raw bits ends at 0. The
+    step `other` is negative if a block delivered more bits than its own report allows, which is an error.
     """
     lost = dict.fromkeys(STEPS, 0)
     for block in blocks:

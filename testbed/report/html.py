@@ -80,7 +80,8 @@ def _head(v: View, title: str) -> str:
         )
     if s.get("keys_mismatched"):
         out.append(
-            f'<p class="alarm"><strong>{s["keys_mismatched"]} keys believed verified by both sides differ.</strong>'
+            f'<p class="alarm"><strong>{counted(s["keys_mismatched"], "key")} believed verified by both sides differ'
+            f"{'s' if s['keys_mismatched'] == 1 else ''}.</strong>"
             " No key of this run may be used.</p>"
         )
     out.append(f'<p class="lede">{_verdict(v)}</p>')
@@ -135,11 +136,12 @@ def _verdict(v: View) -> str:
         if not v.run.blocks:
             reasons = ["no block was complete"]
         return f"No key. {escape('; '.join(dict.fromkeys(reasons)).capitalize())}{'.' if reasons else ''}"
-    keys = f"{verified} verified key{'' if verified == 1 else 's'}"
     measured = s.get("kdr_eve")
     eve = (
         "Eve was not measured; the key length is that against an assumed Eve."
         if measured is None
         else f"Eve’s best guess of a raw bit was wrong {percent(measured)} of the time."
     )
-    return f"{key_bits:,} secret bits in {keys} from {number(s.get('rounds'))} rounds. {eve}"
+    bits, rounds = counted(key_bits, "secret bit"), s.get("rounds")
+    keys = "keys that were not counted" if verified is None else counted(verified, "verified key")
+    return f"{bits} in {keys} from {'n/a rounds' if rounds is None else counted(rounds, 'round')}. {eve}"

@@ -1,4 +1,4 @@
-"""What a paper takes from a report: every figure as SVG and PDF, its data as CSV, and tables for LaTeX."""
+"""Files for a paper, written with a report: every figure as SVG and PDF, its data as CSV, and tables for LaTeX."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kept:
     svg: str
     pdf: bytes
     columns: Columns
-    """What each column of the data is, with its unit."""
+    """Meaning and unit of each column of the data."""
     rows: list[Sequence[Any]]
 
 
@@ -39,7 +39,8 @@ def light(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def keep(fig: Any, svg: str, name: str, variables: Mapping[str, str], columns: Columns, rows: Rows) -> Kept:
-    """Return a matplotlib figure, drawn already as `svg`, as files; placeholder colours become the light style's."""
+    """Return the files of a matplotlib figure, which is already drawn as `svg`; placeholder colours are replaced by
+    those of the light style."""
     colours = light(variables)
     for placeholder, colour in colours.items():
         svg = svg.replace(placeholder, colour)
@@ -53,7 +54,7 @@ def _recolour(fig: Any, colours: Mapping[str, str]) -> None:
     from matplotlib.colors import to_hex, to_rgba
 
     def changed(value: Any) -> Any:
-        """Return the new colour, or list of colours, with its transparency; None where nothing is to change."""
+        """Return the new colour, or list of colours, with its transparency; None where it stays the same."""
         if hasattr(value, "ndim") and value.ndim == 2:
             parts = [changed(v) for v in value]
             return None if all(p is None for p in parts) else [p or v for p, v in zip(parts, value, strict=True)]
@@ -64,7 +65,7 @@ def _recolour(fig: Any, colours: Mapping[str, str]) -> None:
             return None
 
     for axes in fig.axes:
-        axes.tick_params(colors=changed(axes.xaxis.label.get_color()))  # ticks are made anew for every file
+        axes.tick_params(colors=changed(axes.xaxis.label.get_color()))  # ticks are drawn anew for every file
     for artist in fig.findobj():
         for what in ("color", "facecolor", "edgecolor"):
             read, write = getattr(artist, f"get_{what}", None), getattr(artist, f"set_{what}", None)

@@ -58,7 +58,7 @@ _style: Any = {
 
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-"""Colours of Okabe and Ito, told apart by colour-blind people, on light and on dark ground."""
+"""Colours of Okabe and Ito, which colour-blind people can distinguish, for a light and a dark background."""
 _MARKERS = "osD^vPX*<>"
 
 
@@ -101,7 +101,7 @@ class Pictures:
     """
 
     def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None, keeps: bool = False) -> None:
-        """`keeps`: every figure is kept for a paper, too, in `kept`, and gets links to its files."""
+        """`keeps`: every figure is also added to `kept`, for its files for a paper, and gets links to these."""
         self._number = count(1)
         self._keeps = keeps
         self.kept: list[paper.Kept] = []
@@ -286,7 +286,7 @@ class Pictures:
                     ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
                     ax.errorbar(at, known, bars, fmt="none", ecolor=MUTED, elinewidth=0.8, capsize=2)
                     for xi, v in zip(at, values, strict=True):
-                        # without the text, an unknown value and 0 would look alike
+                        # Without the text, an unknown value and 0 would look the same.
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
                         inside = v is not None and v > 0.4
                         place: dict[str, Any] = (
@@ -431,7 +431,7 @@ def pattern_image(pattern: SurfacePattern, alt: str) -> str:
 def columns(rounds: I64, first: int, last: int) -> I64:
     """Return the row for each picture column of rounds first…last, −1 where there is none.
 
-    A column is one round; in a run too long for that, it is the first recorded one of several.
+    A column is one round or, in a long run, the first recorded one of several rounds.
     """
     n = min(MAX_COLUMNS, last - first + 1)
     place = (rounds - first) * n // (last - first + 1)

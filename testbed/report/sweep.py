@@ -1,7 +1,7 @@
 """The page of a sweep: each figure over the grid with error bars, and a table of means. One self-contained file.
 
-A point's value is the mean over its repetitions; its error bar is the standard error of that mean, s/√n with s the
-sample's standard deviation, and is drawn from two repetitions on.
+A point's value is the mean over its repetitions. Its error bar, which needs at least two repetitions, is the standard
+error of that mean: s/√n with s the standard deviation of the sample.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FIGURES = {
     "kdr_eve": "disagreement Alice–Eve, raw bits",
     "min_entropy_per_bit": "min-entropy a bit, given Eve",
 }
-"""Fields of summary.json that are drawn where they were measured, and what they are called."""
+"""Fields of summary.json that are drawn if they were measured → their names on the page."""
 MOST_CURVES = 12
 
 
@@ -98,7 +98,8 @@ def _short(value: Any) -> str:
 
 
 def _axis(parameters: Mapping[str, list[Any]]) -> str:
-    """Return the parameter along x: of those with most values one of numbers, where there is one."""
+    """Return the parameter for the x axis: one with numbers as values if there is one, and then one with most
+    values."""
 
     def rank(name: str) -> tuple[bool, int]:
         values = parameters[name]

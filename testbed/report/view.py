@@ -16,7 +16,7 @@ class View:
     """One run, in the form that the sections use."""
 
     def __init__(self, run: RecordedRun, baseline: RecordedRun | None = None, keeps: bool = False) -> None:
-        """`keeps`: figures are kept for a paper, too."""
+        """`keeps`: figures are also kept for a paper's files."""
         self.run = run
         self.baseline = baseline
         """Another run with which this one is compared."""

@@ -1,10 +1,10 @@
 """Focusing by geometry: conjugate phases, quantized; one candidate for each phase that the other paths may have.
 
-The paths over the surface add up in phase, whatever the other paths do. Which common phase aligns their sum with the
-other paths, over walls and bodies, does not follow from the geometry and has to be tried. Turning the common phase by a
-whole level (2π/2^bits) turns every element by one level; in between, some elements are rounded to another level. So
-`n` phases over the whole circle are tried: with 8 of them the best one is at most π/8 off, which costs 0.3 dB of the
-surface's part.
+The phases are chosen so that all paths over the surface add up in phase. The common phase that aligns their sum with
+the other paths, over walls and bodies, does not follow from the geometry and must be tried. A common phase that is
+larger by a whole level (2π/2^bits) turns every element by one level; in between, some elements are rounded to another
+level. So `n` phases over the whole circle are tried: with 8 of them the best one is at most π/8 off, which costs 0.3 dB
+of the surface's part.
 """
 
 from __future__ import annotations

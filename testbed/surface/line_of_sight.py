@@ -1,8 +1,8 @@
 """Channels from the scene's geometry alone: the direct path and one path an element, in line of sight, exact distances.
 
 h(φ) = h₀ + Σ gₙ exp(jφₙ),  gₙ = (λ/4πd₁ₙ)(λ/4πd₂ₙ)·10^(gain/20)·exp(−j2π(d₁ₙ + d₂ₙ)/λ) at the carrier; near field, no
-plane waves. Walls and bodies are left out: their part of the channel does not change with the pattern, so that on a
-real bench h₀ is unknown and the gₙ are still valid.
+plane waves. Walls and bodies are left out. Their part of the channel does not change with the pattern, so that in a
+real room the gₙ are still valid, but h₀ is unknown.
 """
 
 from __future__ import annotations

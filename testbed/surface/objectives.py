@@ -1,4 +1,4 @@
-"""Objectives that rate a surface pattern by live probes; a larger worth is better, independent contributions add.
+"""Objectives that rate a surface pattern by probes; a larger worth is better, and independent contributions add up.
 
 Every objective uses magnitudes and phase differences within one frame only, because the phases and arrival times of two
 frames cannot be compared.

@@ -11,7 +11,7 @@ pytest with a method for each sentence:
     class TestMine(testing.QuantizerSuite):       # with pytest
         make = MyQuantizer
 
-The suite's docstring says what `make` returns. A suite demands nothing that its contract does not say.
+The suite's docstring says what `make` returns. A suite demands nothing that its contract does not state.
 """
 
 from __future__ import annotations

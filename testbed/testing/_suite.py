@@ -1,4 +1,4 @@
-"""What all suites share: a suite is a class of `test_` methods, run by pytest or by one call.
+"""The base of all suites: a suite is a class of `test_` methods, run by pytest or by one call.
 
 Nothing here needs pytest, so that a third party's package can test its driver with any tool.
 """

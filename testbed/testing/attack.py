@@ -49,7 +49,7 @@ class AttackSuite(Suite):
     def attack(self, seed: int = 4) -> Attack:
         made: Attack = self.make(seed)
         if not made.applies(block()):
-            skip("there is nothing to attack with in this block, and the attack says so")
+            skip("the attack states that it does not apply to this block")
         return made
 
     def folds(self, attack: Attack, facts: Facts) -> tuple[np.ndarray, np.ndarray]:

@@ -42,7 +42,7 @@ class EmulatorSuite(Suite):
 
     def twin(self, bench: EmulatorBench, name: str | None = None) -> Any:
         if bench.twin.in_process:
-            skip("it is put in place in the driver's process, and has no wire")
+            skip("it is installed in the driver's process and has no wire")
         if name is None:
             return bench.twin(bench.name, bench.context)
         folder = bench.context.state_dir / name  # a node's folder is its own

@@ -129,9 +129,9 @@ class EstimatorSuite(OptionsSuite):
             try:
                 estimator.estimate(block, frame)
             except ProbeRejected as exc:
-                assert exc.reason == reason, f"{exc.reason} where {reason} was due"
+                assert exc.reason == reason, f"rejected as {exc.reason}; expected: {reason}"
             else:
-                raise AssertionError(f"accepted where {reason} was due")
+                raise AssertionError(f"not rejected; expected: {reason}")
 
     def test_another_sample_rate_is_a_programming_error(self) -> None:
         frame = self.frame()

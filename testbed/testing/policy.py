@@ -38,7 +38,7 @@ class PolicySuite(OptionsSuite):
         try:
             policy.begin(shape, phase_bits, seed)
         except InputError:
-            skip(f"a board of {shape}, {phase_bits} bits is not served, and that is said")
+            skip(f"the policy states that it does not serve a board of {shape}, {phase_bits} bits")
         return policy
 
     def patterns(self, policy: Any, rounds: int = ROUNDS) -> list[SurfacePattern]:

@@ -118,7 +118,7 @@ class QuantizerSuite(OptionsSuite):
         assert covered.shape == guess.values.shape
         assert_same_origin(guess, alice)
         assert abs(np.mean(guess.values != alice.values) - 0.5) < 5 * 0.5 / np.sqrt(alice.values.size)
-        # an Eve with Alice's measurements knows nearly everything, so the attack works
+        # With Alice's own measurements, Eve must guess nearly all bits: this shows that the attack works.
         assert np.mean(q.eavesdrop(a, lead, follow)[0].values != alice.values) < 0.02
 
     def test_eve_without_measurements_guesses_zero_and_says_so(self) -> None:

@@ -74,7 +74,8 @@ def untimed_only(bench: RadioBench) -> RadioBench:
 
 
 class LongSignal:
-    """`source` sends a signal of 40 N samples (or repeats it); `next` receives the following stretch of it."""
+    """`source` sends a signal of 40 N samples (or repeats it); each call of `next` receives the following part of
+    it."""
 
     def __init__(self, bench: RadioBench, source: Radio, listener: Radio) -> None:
         self.sent, self.listener, self._rate = noise_like(), listener, bench.settings.sample_rate_hz
@@ -103,7 +104,7 @@ def check_no_sample_from_before_a_retune(bench: RadioBench) -> None:
     for _ in range(4):
         assert signal.next() < 0.3, "samples from before the retune"
     bench.radio.configure(bench.settings)
-    assert max(signal.next(), signal.next()) > 0.7, "the signal had ended anyway"
+    assert max(signal.next(), signal.next()) > 0.7, "the signal had ended before the retune"
 
 
 class RadioSuite(Suite):
@@ -323,7 +324,7 @@ class RadioSuite(Suite):
             for _ in range(50):  # longer than any one block
                 assert signal.next() > 0.7
 
-    def test_timing_is_left_out_or_that_is_refused(self) -> None:
+    def test_timing_can_be_switched_or_switching_is_refused(self) -> None:
         with self.fresh() as bench:
             radio = bench.radio
             timed = radio.capabilities.timed

@@ -61,7 +61,7 @@ class _Page(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
+        assert self.open, f"</{tag}> without a <{tag}> before it"
         assert self.open[-1] == tag, f"</{tag}> where <{self.open[-1]}> is open"
         self.open.pop()
 
@@ -101,7 +101,7 @@ class ReportSectionSuite(Suite):
                 if not section.shows(view):
                     continue
                 text = section.html(view)
-                assert text.strip(), f"{what}: nothing, not even why"
+                assert text.strip(), f"{what}: the section is empty; it must give a reason"
                 page = _Page(text)
                 assert not page.open, f"{what}: <{'>, <'.join(page.open)}> not closed"
 

@@ -38,7 +38,7 @@ class StudySuite(Suite):
         assert results["parameters"]
         for claim in results["claims"]:
             assert claim["claim"]
-            assert claim["holds"] or not claim["must_hold"], f"our own code breaks its promise: {claim['claim']}"
+            assert claim["holds"] or not claim["must_hold"], f"a claim marked must_hold does not hold: {claim['claim']}"
         for name, figure in results["figures"].items():
             n = len(figure["x"])
             assert figure["title"], name

@@ -6,12 +6,14 @@ A radio's bench gives two radios in reach of each other, a board's the board, an
 from __future__ import annotations
 
 import atexit
+import ctypes
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from unittest.mock import patch
 import msgspec
 import numpy as np
 import pytest
+from soapy_air import SoapyAir
 
 from firmware_ctl.radios import soapy, usrp
 from sim_backend.emulators.uhd_standin import Device, UhdStandIn
@@ -111,8 +114,8 @@ def usrp_radios(state_dir: Path) -> Iterator[RadioBench]:
 
 
 @cache
-def soapy_loopback() -> Any:
-    """Return SoapySDR with the module of `soapy_loopback.cpp` loaded; skips where it or a compiler is not installed."""
+def _soapy_module() -> tuple[Any, Any]:
+    """Return SoapySDR, and the library of `soapy_loopback.cpp` that is loaded as a module of it."""
     try:
         import SoapySDR
     except ImportError:  # a package of the operating system's Python, which an environment of its own does not see
@@ -130,23 +133,60 @@ def soapy_loopback() -> Any:
     subprocess.run(build, check=True, timeout=200)
     assert SoapySDR.loadModule(str(library)) == ""
     atexit.register(shutil.rmtree, library.parent, ignore_errors=True)
-    return SoapySDR
+    return SoapySDR, ctypes.CDLL(str(library))
+
+
+def soapy_loopback() -> Any:
+    """Return SoapySDR with our module loaded; skips where it or a compiler is not installed."""
+    return _soapy_module()[0]
+
+
+def soapy_library() -> str:
+    """Return the path of our module, built; skips as `soapy_loopback` does."""
+    return str(_soapy_module()[1]._name)
+
+
+class WiredSoapy(soapy.Soapy):
+    """A radio behind SoapySDR on the simulated air: what SoapySDR has no function for, its bench passes on."""
+
+    air: SoapyAir
+
+    def idle_until(self, time_s: float) -> None:
+        self.air.idle_until(time_s)
+
+    def use_timing(self, timed: bool) -> None:
+        super().use_timing(timed)
+        self.air.timed = timed
 
 
 @contextmanager
-def soapy_radios(state_dir: Path, timed: bool = True, arguments: str = "") -> Iterator[RadioBench]:
-    """Two radios behind SoapySDR, on the loopback module's own air. `arguments`: of the one under test."""
-    soapy_loopback()
-    context = DriverContext(seed=5, world=None, identity=None, state_dir=state_dir)
-    common = f"driver=testbed_loopback,timed={int(timed)}"
-    with patch.object(soapy, "load_soapy", soapy_loopback), ExitStack() as stack:
-        radios = [
-            stack.enter_context(soapy.Soapy(name, context, args=f"{common},label={name}{extra}", settle_s=1e-4))
-            for name, extra in (("alice", arguments), ("bob", ""))
-        ]
-        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=60.0, rx_gain_db=30.0)
-        elsewhere = RadioSettings(carrier_hz=2.5e9, sample_rate_hz=20e6, tx_gain_db=60.0, rx_gain_db=30.0)
-        yield RadioBench(radios[0], radios[1], settings, elsewhere, start_error_s=30e-9)
+def soapy_lab(
+    state_dir: Path, arguments: Mapping[str, str], scene: Scene = SIM_SCENE, timed: bool = True, **options: Any
+) -> Iterator[dict[str, WiredSoapy]]:
+    """Radios behind SoapySDR by name, each where the scene has it. `arguments`: of each device, beside its label."""
+    _, library = _soapy_module()
+    with (
+        patch.object(soapy, "load_soapy", soapy_loopback), world_in_thread(scene, seed=11) as endpoint,
+        ExitStack() as stack,
+    ):  # fmt: skip
+        radios = {}
+        for name, extra in arguments.items():
+            context = DriverContext(seed=5, world=endpoint, identity=None, state_dir=state_dir)
+            air = stack.enter_context(SoapyAir(library, name, context, timed, **options))
+            args = f"driver=testbed_loopback,timed={int(timed)},label={name}{extra}"
+            radios[name] = stack.enter_context(WiredSoapy(name, context, args=args, settle_s=1e-4))
+            radios[name].air = air
+        yield radios
+
+
+@contextmanager
+def soapy_radios(state_dir: Path, timed: bool = True, arguments: str = "", **options: Any) -> Iterator[RadioBench]:
+    """Two radios behind SoapySDR. `arguments`: of the one under test."""
+    # the suite correlates over 50 µs: crystals a few ppm apart would turn the phase by half in that time
+    with soapy_lab(state_dir, {"alice": arguments, "bob": ""}, timed=timed, cfo_ppm=0.0, **options) as radios:
+        settings = RadioSettings(carrier_hz=2.4e9, sample_rate_hz=20e6, tx_gain_db=60.0, rx_gain_db=15.0)
+        elsewhere = replace(settings, carrier_hz=2.5e9)
+        yield RadioBench(radios["alice"], radios["bob"], settings, elsewhere, start_error_s=30e-9)
 
 
 @contextmanager

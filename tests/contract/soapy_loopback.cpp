@@ -1,9 +1,10 @@
-// Radios for tests of the SoapySDR driver: devices of one process on an air of their own, in virtual time.
+// Radios for tests of the SoapySDR driver: a module whose devices are on the simulated air.
 //
-// Time stands still while the host works: a device's clock goes on as it reads samples, the air's with the foremost of
-// them. What one device sends, every other one at the same carrier and rate receives; nobody receives itself. A stream without times (a repeated frame)
-// holds readers up until its samples are there, and its writer once it is far ahead. Arguments: label (device), timed=0
-// (no hardware time), rx_only=1, lose=N (the N-th read of a stream reports an overflow and skips 100 samples).
+// The air itself is Python's (`soapy_air.py`): it registers functions under a device's label, and this module calls
+// them with the driver's samples and times. What a device of SoapySDR does between the two is done here: streams,
+// pieces of at most 4096 samples, time stamps, bursts that end with their flag, late bursts that are reported
+// afterwards, lost samples. A label without an air is a device that can be opened only. Arguments: label (device),
+// timed=0 (no hardware time), rx_only=1, lose=N (the N-th read of a stream reports an overflow and skips 100 samples).
 
 #include <SoapySDR/Device.hpp>
 #include <SoapySDR/Errors.hpp>
@@ -11,30 +12,37 @@
 #include <SoapySDR/Registry.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <complex>
-#include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 using Sample = std::complex<float>;
+static const size_t MTU = 4096;
 
-struct Burst {
-    double start_ns, rate, carrier;
-    float amplitude;
-    std::vector<Sample> samples;
-    double end_ns() const { return start_ns + 1e9 * samples.size() / rate; }
+// Return values are 0 (or a number of samples), or SoapySDR's error codes. A time that is not a number means: now, or
+// directly after what came before.
+struct Air {
+    int (*tune)(double carrier_hz, double rate_hz, double tx_db, double rx_db);
+    double (*now_s)();
+    int (*burst)(const float *iq, long long n, double at_s);
+    int (*write_on)(const float *iq, long long n, double timeout_s);
+    int (*read)(float *iq, long long n, double at_s, double *began_s);
+    void (*quiet)();
 };
 
-class Loopback;
+static std::mutex guard;
+static std::map<std::string, Air> airs;
 
-static std::mutex air;
-static std::condition_variable changed;
-static double now_ns = 1e9;
-static std::vector<Loopback *> devices;
+extern "C" void loopback_wire(const char *label, const Air *air) {
+    std::lock_guard<std::mutex> lock(guard);
+    if (air) airs[label] = *air;
+    else airs.erase(label);
+}
 
 class Loopback : public SoapySDR::Device {
 public:
@@ -42,21 +50,17 @@ public:
         timed_ = get("timed", "1") != "0";
         rx_only_ = get("rx_only", "0") == "1";
         lose_ = std::stoi(get("lose", "0"));
-        std::lock_guard<std::mutex> lock(air);
-        devices.push_back(this);
-    }
-    ~Loopback() override {
-        std::lock_guard<std::mutex> lock(air);
-        devices.erase(std::remove(devices.begin(), devices.end(), this), devices.end());
-        changed.notify_all();
+        std::lock_guard<std::mutex> lock(guard);
+        const auto found = airs.find(get("label", "0"));
+        if ((wired_ = found != airs.end())) air_ = found->second;
     }
     std::string getDriverKey() const override { return "testbed_loopback"; }
     std::string getHardwareKey() const override { return "loopback"; }
     SoapySDR::Kwargs getHardwareInfo() const override { return {{"serial", get("label", "0")}}; }
     size_t getNumChannels(const int direction) const override { return direction == SOAPY_SDR_TX && rx_only_ ? 0 : 1; }
-    bool getFullDuplex(const int, const size_t) const override { return true; }
-    SoapySDR::RangeList getSampleRateRange(const int, const size_t) const override { return {{0.1e6, 30e6}}; }
-    SoapySDR::RangeList getFrequencyRange(const int, const size_t) const override { return {{50e6, 6e9}}; }
+    bool getFullDuplex(const int, const size_t) const override { return false; }
+    SoapySDR::RangeList getSampleRateRange(const int, const size_t) const override { return {{0.2e6, 61.44e6}}; }
+    SoapySDR::RangeList getFrequencyRange(const int, const size_t) const override { return {{70e6, 6e9}}; }
     SoapySDR::RangeList getFrequencyRange(const int d, const size_t c, const std::string &) const override {
         return getFrequencyRange(d, c);
     }
@@ -73,73 +77,62 @@ public:
     }
     double getFrequency(const int d, const size_t) const override { return carrier_[d == SOAPY_SDR_TX]; }
     bool hasHardwareTime(const std::string &) const override { return timed_; }
-    long long getHardwareTime(const std::string &) const override {
-        std::lock_guard<std::mutex> lock(air);
-        return (long long)std::llround(clock_ns_);
-    }
-    size_t getStreamMTU(SoapySDR::Stream *) const override { return 4096; }
+    long long getHardwareTime(const std::string &) const override { return wired_ ? ns(air_.now_s()) : 0; }
+    size_t getStreamMTU(SoapySDR::Stream *) const override { return MTU; }
 
     SoapySDR::Stream *setupStream(const int d, const std::string &format, const std::vector<size_t> &,
                                   const SoapySDR::Kwargs &) override {
         if (format != SOAPY_SDR_CF32) throw std::runtime_error("format " + format);
+        if (d == SOAPY_SDR_RX) {  // both directions have their settings by now, as one radio of one carrier and rate
+            if (!wired_) throw std::runtime_error("no air for label " + get("label", "0"));
+            if (air_.tune(carrier_[0], rate_[0], gain_[1], gain_[0])) throw std::runtime_error("not tuned");
+        }
         return (SoapySDR::Stream *)(d == SOAPY_SDR_TX ? &tx_ : &rx_);
     }
     void closeStream(SoapySDR::Stream *stream) override { deactivateStream(stream, 0, 0); }
 
     int activateStream(SoapySDR::Stream *stream, const int flags, const long long at_ns, const size_t n) override {
-        std::lock_guard<std::mutex> lock(air);
         if (stream == (SoapySDR::Stream *)&tx_) return 0;
-        if ((flags & SOAPY_SDR_HAS_TIME) && !timed_) return SOAPY_SDR_NOT_SUPPORTED;
-        receiving_ = true;
-        late_ = (flags & SOAPY_SDR_HAS_TIME) && at_ns < clock_ns_;
-        at_ns_ = (flags & SOAPY_SDR_HAS_TIME) ? (double)at_ns : now_ns;
+        const bool has_time = flags & SOAPY_SDR_HAS_TIME;
+        if (has_time && !timed_) return SOAPY_SDR_NOT_SUPPORTED;
+        late_ = has_time && at_ns < getHardwareTime("");
+        at_s_ = has_time ? at_ns * 1e-9 : NAN;
         left_ = (flags & SOAPY_SDR_END_BURST) ? (long long)n : -1;
+        held_.clear();
         reads_ = 0;
+        receiving_ = true;
         return 0;
     }
 
     int deactivateStream(SoapySDR::Stream *stream, const int, const long long) override {
-        std::lock_guard<std::mutex> lock(air);
         if (stream == (SoapySDR::Stream *)&rx_) {
             receiving_ = false;
-            return 0;
+        } else {  // what was queued is dropped
+            burst_.clear();
+            air_.quiet();
         }
-        streaming_ = false;  // what was queued is dropped
-        for (auto &b : bursts_) {
-            const double left = std::max(0.0, (now_ns - b.start_ns) * 1e-9 * b.rate);
-            if (left < b.samples.size()) b.samples.resize((size_t)left);
-        }
-        changed.notify_all();
         return 0;
     }
 
     int writeStream(SoapySDR::Stream *, const void *const *buffs, const size_t n, int &flags, const long long at_ns,
                     const long timeout_us) override {
-        std::unique_lock<std::mutex> lock(air);
         const Sample *in = (const Sample *)buffs[0];
-        const bool ends = flags & SOAPY_SDR_END_BURST, has_time = flags & SOAPY_SDR_HAS_TIME;
-        if (has_time && !timed_) return SOAPY_SDR_NOT_SUPPORTED;
-        if (has_time && at_ns < clock_ns_) {
-            status_.push_back(SOAPY_SDR_TIME_ERROR);
-            return (int)n;
+        const size_t taken = std::min(n, MTU);
+        const bool ends = (flags & SOAPY_SDR_END_BURST) && taken == n;  // the flag is the end of the whole buffer
+        if ((flags & SOAPY_SDR_HAS_TIME) && !timed_) return SOAPY_SDR_NOT_SUPPORTED;
+        if (!(flags & SOAPY_SDR_END_BURST)) return air_.write_on((const float *)in, (long long)taken, timeout_us * 1e-6);
+        if (burst_.empty()) burst_at_s_ = (flags & SOAPY_SDR_HAS_TIME) ? at_ns * 1e-9 : NAN;
+        burst_.insert(burst_.end(), in, in + taken);
+        if (ends) {
+            const int code = air_.burst((const float *)burst_.data(), (long long)burst_.size(), burst_at_s_);
+            burst_.clear();
+            if (code == SOAPY_SDR_TIME_ERROR) status_.push_back(code);  // a device says so afterwards
+            else if (code) return code;
         }
-        if (streaming_ && !changed.wait_for(lock, std::chrono::microseconds(timeout_us),
-                                            [&] { return bursts_.back().end_ns() < now_ns + 5e6; }))
-            return SOAPY_SDR_TIMEOUT;
-        if (!streaming_) {
-            const float amplitude = 0.3f * (float)std::pow(10.0, (gain_[1] - 60.0) / 20.0);
-            bursts_.push_back({has_time ? (double)at_ns : now_ns, rate_[1], carrier_[1], amplitude, {}});
-        }
-        streaming_ = !ends;
-        const size_t taken = streaming_ ? std::min<size_t>(n, 4096) : n;
-        auto &samples = bursts_.back().samples;
-        samples.insert(samples.end(), in, in + taken);
-        changed.notify_all();
         return (int)taken;
     }
 
     int readStreamStatus(SoapySDR::Stream *, size_t &, int &, long long &, const long) override {
-        std::lock_guard<std::mutex> lock(air);
         if (status_.empty()) return SOAPY_SDR_TIMEOUT;
         const int code = status_.front();
         status_.pop_front();
@@ -147,57 +140,38 @@ public:
     }
 
     int readStream(SoapySDR::Stream *, void *const *buffs, const size_t wanted, int &flags, long long &at_ns,
-                   const long timeout_us) override {
-        std::unique_lock<std::mutex> lock(air);
-        if (!receiving_ || left_ == 0) return SOAPY_SDR_TIMEOUT;
+                   const long) override {
+        if (!receiving_ || (left_ == 0 && held_.empty())) return SOAPY_SDR_TIMEOUT;
         if (late_) return SOAPY_SDR_TIME_ERROR;
+        if (held_.empty()) {
+            const long long n = left_ > 0 ? left_ : (long long)std::min(wanted, MTU);
+            double began_s = 0;
+            held_.resize(n);
+            const int code = air_.read((float *)held_.data(), n, at_s_, &began_s);
+            if (code) {
+                held_.clear();
+                return code;
+            }
+            at_s_ = began_s;
+            if (left_ > 0) left_ = 0;
+        }
         if (lose_ && ++reads_ == lose_) {
-            at_ns_ += 100 * 1e9 / rate_[0];
-            if (left_ > 0) left_ = std::max(0LL, left_ - 100);
+            drop(std::min<size_t>(100, held_.size()));
             return SOAPY_SDR_OVERFLOW;
         }
-        size_t n = std::min<size_t>(wanted, 4096);
-        if (lose_) n = std::min<size_t>(n, 256);
-        if (left_ > 0) n = std::min<size_t>(n, (size_t)left_);
-        const double end_ns = at_ns_ + 1e9 * n / rate_[0];
-        now_ns = std::max(now_ns, at_ns_);
-        changed.notify_all();
-        const bool there = changed.wait_for(lock, std::chrono::microseconds(timeout_us), [&] {
-            return std::all_of(devices.begin(), devices.end(), [&](Loopback *d) {
-                return d == this || !d->streaming_ || d->bursts_.back().end_ns() >= end_ns;
-            });
-        });
-        if (!there) return SOAPY_SDR_TIMEOUT;
-        Sample *out = (Sample *)buffs[0];
-        const float gain = (float)std::pow(10.0, (gain_[0] - 30.0) / 20.0);
-        for (size_t i = 0; i < n; i++) out[i] = Sample(noise(), noise());
-        for (Loopback *d : devices) {
-            if (d == this) continue;
-            for (const Burst &b : d->bursts_) add(b, out, n, gain);
-            while (!d->bursts_.empty() && !d->streaming_ && d->bursts_.front().end_ns() < now_ns - 1e9)
-                d->bursts_.pop_front();
-        }
+        const size_t n = std::min({wanted, lose_ ? (size_t)256 : MTU, held_.size()});
+        std::copy(held_.begin(), held_.begin() + n, (Sample *)buffs[0]);
         flags = timed_ ? SOAPY_SDR_HAS_TIME : 0;
-        at_ns = std::llround(at_ns_);
-        at_ns_ = end_ns;
-        now_ns = std::max(now_ns, end_ns);
-        clock_ns_ = std::max(clock_ns_, end_ns);
-        if (left_ > 0) left_ -= (long long)n;
-        changed.notify_all();
+        at_ns = ns(at_s_);
+        drop(n);
         return (int)n;
     }
 
 private:
-    void add(const Burst &b, Sample *out, size_t n, float gain) const {
-        if (std::abs(b.carrier - carrier_[0]) > 1e3 || std::abs(b.rate - rate_[0]) > 1.0) return;
-        const long long first = std::llround((at_ns_ - b.start_ns) * 1e-9 * b.rate);
-        const long long size = (long long)b.samples.size();
-        for (long long i = std::max(0LL, -first); i < (long long)n && first + i < size; i++)
-            out[i] += gain * b.amplitude * b.samples[first + i];
-    }
-    float noise() {
-        seed_ = seed_ * 1664525u + 1013904223u;
-        return 1e-4f * ((float)(seed_ >> 8) / 8388608.0f - 1.0f);
+    static long long ns(double s) { return std::llround(s * 1e9); }
+    void drop(size_t n) {
+        held_.erase(held_.begin(), held_.begin() + n);
+        at_s_ += n / rate_[0];
     }
     std::string get(const std::string &key, const std::string &other) const {
         auto found = args_.find(key);
@@ -205,12 +179,12 @@ private:
     }
 
     SoapySDR::Kwargs args_;
-    bool timed_, rx_only_, automatic_ = true, receiving_ = false, late_ = false, streaming_ = false;
+    Air air_{};
+    bool wired_ = false, timed_, rx_only_, automatic_ = true, receiving_ = false, late_ = false;
     int lose_, reads_ = 0, tx_ = 0, rx_ = 0;
-    double gain_[2] = {0, 0}, rate_[2] = {1e6, 1e6}, carrier_[2] = {1e9, 1e9}, at_ns_ = 0, clock_ns_ = now_ns;
+    double gain_[2] = {0, 0}, rate_[2] = {1e6, 1e6}, carrier_[2] = {1e9, 1e9}, at_s_ = NAN, burst_at_s_ = NAN;
     long long left_ = -1;
-    unsigned seed_ = 1;
-    std::deque<Burst> bursts_;
+    std::vector<Sample> held_, burst_;
     std::deque<int> status_;
 };
 

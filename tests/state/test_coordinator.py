@@ -479,6 +479,44 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
     assert {b.kind for _, b in stage.told if isinstance(b, m.Finish)} == {kind}
 
 
+def test_a_paused_run_begins_no_round_and_goes_on() -> None:
+    held: list[m.Probe] = []
+
+    def hold(node: str, body: Any) -> list[Any] | None:
+        if isinstance(body, m.Probe) and body.round == 1 and node == "bob" and not held:
+            held.append(body)
+            return []
+        return None
+
+    stage = Stage(hold)
+    stage.join()
+    stage.take(e.PauseAsked(True))
+    stage.take(e.PauseAsked(True))  # asked twice is asked once
+    for answer in stage.usual("bob", held[0]):  # the round on the air is finished
+        stage.take(stage.says("bob", answer))
+    begun = stage.state.rounds.next
+    assert not stage.state.rounds.under_way
+    stage.wait(1800.0)
+    assert (stage.over, stage.state.rounds.next) == (None, begun)
+    assert begun < stage.state.experiment.rounds
+    stage.take(e.PauseAsked(False))
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert stage.state.kept == stage.state.experiment.rounds
+    assert [n.kind for n in stage.notes if n.kind.endswith("paused")] == ["paused", "unpaused"]
+
+
+def test_a_paused_run_can_be_stopped() -> None:
+    stage = Stage(lambda node, body: [] if isinstance(body, m.Probe) and body.round == 1 and node == "bob" else None)
+    stage.join()
+    stage.take(e.PauseAsked(True))
+    stage.wait(60.0)
+    assert stage.over is None
+    stage.take(e.StopAsked("stop"))
+    assert stage.over is not None
+    assert stage.over.status == "stopped"
+
+
 def test_a_stranger_is_refused_with_the_reason() -> None:
     stage = Stage()
     stage.take(e.Received("mallory", "x", m.Hello(role="bob", identity={}, pid=1)))

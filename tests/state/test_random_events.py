@@ -135,10 +135,14 @@ class Chaos(Stage):
                 self.take(self.says(name, self.rng.choice(stray)))
             case 5:
                 self.now_s += self.rng.choice([2.0, 100.0])
-                if self.rng.random() < 0.2:
+                if self.rng.random() < 0.3:
+                    self.take(e.PauseAsked(True))
+                elif self.rng.random() < 0.2:
                     self.take(e.StopAsked(self.rng.choice(["stop", "abort", "halt"])))
 
     def pass_time(self) -> None:
+        if self.rng.random() < 0.3:  # whoever pauses a run goes on with it, sooner or later
+            self.take(e.PauseAsked(False))
         self.now_s += self.rng.choice([0.1, 0.5, 0.9])
         for name in self.up:
             self.take(self.says(name, m.Heartbeat(state="ready")))

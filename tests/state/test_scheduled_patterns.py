@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from test_coordinator import Stage, probed
+from test_coordinator import LAB, Stage, probed
 from test_trains import STILL, Held, reasons, trains
 
 from testbed.coordinator import events as e
@@ -197,6 +197,21 @@ def test_stopped_while_patterns_are_asked_for(kind: Any) -> None:
         assert reasons(run) == dict.fromkeys(wanted, "aborted")
     assert run.over is not None
     assert run.over.status == "stopped"
+
+
+def test_after_a_pause_patterns_are_due_when_they_can_still_latch() -> None:
+    """On the wall clock the last round is long over, and with it the time in which its successor's pattern latched."""
+    run = joined(lab={**LAB, "world": {"pace": "wall"}}, probing={"interval_s": 0.05})
+    run.take(e.PauseAsked(True))
+    run.wait(20.0)
+    before = len(schedules(run))
+    assert before > 0
+    run.take(e.PauseAsked(False))
+    now_s = 100.0 + run.state.timetable.now_s  # on the board's clock
+    starts_s = {plan.round: plan.slots[0].start_s for plan in plans(run)}
+    first = schedules(run)[before].patterns
+    assert first[0].at_s > now_s + 0.01
+    assert all(x.at_s < starts_s[x.round] for x in first)
 
 
 def test_a_board_takes_as_many_patterns_as_it_holds() -> None:

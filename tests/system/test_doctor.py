@@ -502,3 +502,21 @@ def test_cables_show_each_devices_own_chains(tmp_path: Path) -> None:
         )
         assert len(kept.tx_db) == len(kept.rx_db) == len(kept.subcarrier_hz)
     assert "sent" not in the(diagnosis, "eve", "cable").detail
+
+
+def test_arrays_are_measured_antenna_by_antenna(tmp_path: Path) -> None:
+    """Four chains of 0.5 dB each at either end, told apart by what the two measure of one another."""
+    rough = [("chain_ripple_db = 0.05", "chain_ripple_db = 0.5")] * 2
+    lab = lab_file(tmp_path, *rough, ("tx_gain_db = 0.0", "tx_gain_db = 20.0"), base="sim_mimo")
+    diagnosis = doctor.examine(config.load_lab(lab), lab, RadioPlan(), 8, cable=True)
+    before_db, after_db = (
+        float(x) for x in re.findall(r"by (\d+\.\d+) dB", the(diagnosis, "alice ↔ bob", "reciprocity").detail)
+    )
+    assert 0.7 < before_db < 2.0
+    assert after_db < 0.5 * before_db
+    for name in ("alice", "bob"):
+        assert "4 antennas differ by" in the(diagnosis, name, "cable").detail
+        settings, serial = diagnosis.radios[name].settings, diagnosis.radios[name].serial
+        folder = processes.node_state_dir(config.load_lab(lab), name)
+        kept = chains.find(folder, {"serial": serial}, settings["carrier_hz"], settings["sample_rate_hz"], n_antennas=4)
+        assert np.shape(kept.ratio_db) == (4, len(kept.subcarrier_hz))

@@ -85,14 +85,23 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         browser.wait("document.querySelectorAll('#planes canvas').length === 4")
         before = browser.value("state.last.rounds")
         browser.wait(f"state.last.rounds > {before}")
-        # keys: p freezes what is shown, not the run
-        browser.key("p")
-        assert browser.value("document.getElementById('freeze').textContent") == "Go on (p)"
+        # keys: f freezes what is shown, not the run
+        browser.key("f")
+        assert browser.value("document.getElementById('freeze').textContent") == "Show on (f)"
         shown = browser.value("document.getElementById('f-round').textContent")
         browser.wait(f"state.last.rounds > parseInt('{shown}')")
         assert browser.value("document.getElementById('f-round').textContent") == shown
-        browser.key("p")
+        browser.key("f")
         browser.wait(f"document.getElementById('f-round').textContent !== '{shown}'")
+        # p pauses the run, and p lets it go on
+        browser.key("p")
+        browser.wait("state.last.paused")
+        assert browser.value("document.getElementById('state').textContent") == "paused: no round is begun"
+        assert browser.value("document.getElementById('pause').textContent") == "Go on with the run (p)"
+        browser.key("p")
+        browser.wait("!state.last.paused")
+        before = browser.value("state.last.rounds")
+        browser.wait(f"state.last.rounds > {before}")
         # a phone: nothing is wider than the screen
         browser.resize(390, 844)
         browser.wait("document.documentElement.clientWidth === 390")

@@ -139,8 +139,8 @@ def test_a_run_on_two_hosts_survives_a_cable_that_is_pulled_for_10_s_and_ends_wi
     assert status == 1
     assert "coordinator.public" in words
     assert "alice.secret" not in words
-    assert "alice: elsewhere: not of this machine" in words
-    assert "world: elsewhere: not of this machine" in words
+    assert "alice: elsewhere: not on this machine" in words
+    assert "world: elsewhere: not on this machine" in words
     assert {line.split(":")[0] for line in findings(words)} == {
         f"fix {n}" for n in ("coordinator", "world", "alice", "eve")
     }
@@ -150,7 +150,7 @@ def test_a_run_on_two_hosts_survives_a_cable_that_is_pulled_for_10_s_and_ends_wi
     assert (status, findings(words)) == (0, []), words
     status, words = here.run("doctor")
     assert findings(words) == [], words
-    assert "bob: elsewhere: not of this machine" in words
+    assert "bob: elsewhere: not on this machine" in words
     assert "alice: elsewhere" not in words
 
     bob = there.start("node", "bob")

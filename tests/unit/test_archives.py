@@ -158,11 +158,11 @@ def replaced(f: Any, path: str, **new: Any) -> None:
         (lambda f: replaced(f, "links/alice>bob/csi", data=np.ones((3, 2), "c8")), "CSI complex64 (3, 2)"),
         (lambda f: replaced(f, "links/alice>bob/snr_db", data=np.ones(2)), "snr_db of shape (2,) for 3 rounds"),
         (lambda f: replaced(f, "links/alice>bob/round", data=np.array([2, 1, 0])), "rounds out of order"),
-        (lambda f: replaced(f, "rounds/kept", data=np.ones(3)), "types of its columns"),
+        (lambda f: replaced(f, "rounds/kept", data=np.ones(3)), "a column has a wrong type"),
         (lambda f: replaced(f, "bits/0/bob/raw", data=np.array([0, 7], np.uint8)), "a row of 0 and 1"),
         (lambda f: f.move("bits/0/bob", "bits/0/..x"), "bits of block 0: names"),
         (lambda f: f.move("bits/0", "bits/zero"), "invalid literal"),
-        (lambda f: f.__setitem__("links/x>y", h5py.ExternalLink("/etc/passwd", "/")), "points elsewhere"),
+        (lambda f: f.__setitem__("links/x>y", h5py.ExternalLink("/etc/passwd", "/")), "is a link to another object"),
         (lambda f: f.__delitem__("rounds"), "rounds"),
     ],
 )

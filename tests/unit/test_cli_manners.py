@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
 from testbed.assess.compare import several
-from testbed.cli import main
+from testbed.cli import app, main
 from testbed.cli.terminal import ProgressBar, Steps, _show, plain
 from testbed.coordinator.server import Progress
 from testbed.records import documents
 from testbed.records.writer import RunWriter
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def said(monkeypatch: Any, capsys: Any, *arguments: str) -> tuple[int, str, str]:
@@ -115,7 +119,7 @@ def test_a_distillation_is_told_once(capsys: Any) -> None:
     with ProgressBar() as bar:
         for phase in ("probing", "distilling", "distilling", "probing"):
             bar.update(a_progress(10, phase))
-    assert capsys.readouterr().err == "10/400 rounds  a block is distilled\n"
+    assert capsys.readouterr().err == "10/400 rounds  distilling a block\n"
 
 
 def a_progress(n: int, phase: str = "probing") -> Progress:
@@ -142,11 +146,54 @@ def test_a_run_without_a_terminal_says_how_long_it_will_take(capsys: Any) -> Non
     assert "200/400 rounds  4 s left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["bench", "study", "train", "audit", "report", "replay", "run", "sweep", "doctor"])
-def test_quiet_and_json_are_everywhere(monkeypatch: Any, capsys: Any, command: str) -> None:
-    _, out, _ = said(monkeypatch, capsys, command, "-h")
-    assert "--quiet" in out
-    assert "--json" in out
+def commands_of(group: Any, name: str = "testbed") -> Iterator[tuple[str, set[str]]]:
+    """Yield (name, options) of everything that can be called."""
+    options = {option for parameter in group.params for option in parameter.opts}
+    if not hasattr(group, "commands"):
+        yield name, options
+        return
+    if group.invoke_without_command and name != "testbed":  # the bare program has --version and nothing to tell
+        yield name, options
+    for key, command in group.commands.items():
+        yield from commands_of(command, f"{name} {key}")
+
+
+def test_quiet_and_json_are_everywhere() -> None:
+    commands = dict(commands_of(typer.main.get_command(app)))
+    assert {"testbed run", "testbed keys", "testbed keys pool", "testbed ris apply", "testbed watch"} <= commands.keys()
+    assert {
+        c: {"--quiet", "--json", "-q"} - o for c, o in commands.items() if not {"--quiet", "--json", "-q"} <= o
+    } == {}
+
+
+def test_what_every_cheap_command_prints_is_one_object_and_nothing_beside_it(
+    tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    a, b = (str(a_run(tmp_path / name, key_bits=1)) for name in "ab")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    (tmp_path / "bits.txt").write_text("01" * 500)
+    grid = tmp_path / "walk.csv"
+    grid.write_bytes((ROOT / "docs" / "data" / "walk.csv").read_bytes())
+    data = ["--map", str(ROOT / "docs" / "data" / "map.toml"), "--chain", str(ROOT / "docs" / "data" / "chain.toml")]
+    answers = {
+        "list": {"quantize", "labs"},
+        "list quantize scalar": {"scalar"},
+        "schema lab": {"$defs"},
+        f"compare {a} {b}": {"runs", "figures"},
+        f"report {a}": {"report", "figures"},
+        f"watch {a}": {"state", "paused", "correlation", "snr_db"},
+        f"randomness {tmp_path}/bits.txt --format text": {"source", "format"},
+        f"replay {grid} {' '.join(data)}": {"key_bits", "health"},
+        "keygen-certs": {"folder", "daemons"},
+        "keys pool": {"alice", "bob"},
+        "keys pool --show": {"alice", "bob"},
+    }
+    for command, keys in answers.items():
+        status, out, err = said(monkeypatch, capfd, *command.split(), "--json", "--quiet")
+        assert (status, err) == (0, ""), command
+        assert keys <= json.loads(out).keys(), command
+    status, out, err = said(monkeypatch, capfd, "keys", "--json", "--quiet")
+    assert (status, json.loads(out), err) == (0, [], "")
 
 
 def test_what_there_is_as_data(monkeypatch: Any, capsys: Any) -> None:

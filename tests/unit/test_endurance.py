@@ -93,9 +93,9 @@ def test_a_folder_without_a_record_is_found(site: Site) -> None:
     ("alice", "bob", "said", "invariant"),
     [
         (b"one", b"two", 128, ["no mismatched key"]),
-        (b"one", None, 128, ["no key is called verified that one end lacks", "no end keeps a key alone"]),
+        (b"one", None, 128, ["both ends have every verified key", "no end keeps a key alone"]),
         (b"one", None, 0, ["no end keeps a key alone"]),
-        (None, None, 128, ["no key is called verified that one end lacks"]),
+        (None, None, 128, ["both ends have every verified key"]),
         (b"one", b"one", 0, []),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_killed_run_is_called_so_and_a_private_one_shows_what_it_has(tmp_path:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="contains no run"):
         Feed(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_watch_tells_a_line_where_there_is_no_terminal(tmp_path: Path) -> None:
     distilled(w)
     w.close(documents.stop("ok"), {})
     said: list[str] = []
-    watch.watch(tmp_path / "run", said.append, drawn=False)
+    watch.watch(tmp_path / "run", lambda told: said.append(watch.line(told)), drawn=False)
     assert len(said) == 1
     assert said[0].startswith("closed: round 40/40  r Alice–Bob +")
     assert said[0].endswith("SNR 20 dB  64 key bits  rejected: 4 low_snr")

@@ -96,5 +96,5 @@ def test_it_stays_on_this_machine_and_needs_a_run_that_goes(tmp_path: Path) -> N
         with pytest.raises(InputError, match="accepted: tcp://127"):
             stream.publish(tmp_path / "run", endpoint)
     w.close(documents.stop("ok"), {})
-    with pytest.raises(InputError, match="holds no run that is going on"):
+    with pytest.raises(InputError, match="contains no run that is going on"):
         stream.publish(tmp_path / "run", "tcp://127.0.0.1:0")

@@ -421,6 +421,12 @@ def test_a_source_that_waits_does_not_keep_a_sink_from_sending(device: EmulatedP
     for _ in range(6):
         assert block(source, 32768).shape == (32768, 2)
         push(sink, np.zeros((4096, 2), "<i2"))
+    # a block that takes seconds is being captured: the sink is answered meanwhile
+    assert source.ask(f"CLOSE {ADC}") == 0
+    assert source.ask(f"OPEN {ADC} {1 << 22} 00000003") == 0
+    waited_for = list(device._ring._blocks)
+    push(sink, np.zeros((4096, 2), "<i2"))
+    assert not waited_for[-1].whole
     for client in (source, sink):
         client.close()
 

@@ -239,10 +239,10 @@ def test_recover_refuses_a_live_run_and_leaves_a_closed_one_alone(tmp_path: Path
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     w = RunWriter(tmp_path, a_start())
-    with pytest.raises(InputError, match="already holds a run"):
+    with pytest.raises(InputError, match="already contains a run"):
         RunWriter(tmp_path, a_start())
     w.close(documents.stop("ok"), None)
-    with pytest.raises(InputError, match=r"already holds a run \(run.json\)"):
+    with pytest.raises(InputError, match=r"already contains a run \(run.json\)"):
         RunWriter(tmp_path, a_start())
 
 

@@ -236,7 +236,7 @@ def test_null_subcarriers_are_found_and_named(tmp_path: Path) -> None:
         tmp_path / "m.npz", a_map(tmp_path, MAP.replace("schema = 1", "schema = 1\nleave_out = [4]"))
     )
     assert recording.cuts["mapped"].alice.h.shape[3] == 3
-    assert "subcarriers left out, zero or NaN throughout at an end: 2" in recording.caveats
+    assert "subcarriers left out, always zero or NaN at an end: 2" in recording.caveats
     np.testing.assert_allclose(recording.cuts["mapped"].alice.subcarrier_hz, 312.5e3 * np.array([-2, -1, 1]))
 
 

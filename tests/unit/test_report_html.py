@@ -336,7 +336,7 @@ def test_the_secrecy_section_has_a_row_per_eve(tmp_path: Path) -> None:
             {"key_bits": 9000},
             "ok",
             {"keys_mismatched": 1},
-            ["1 keys believed verified by both sides differ", "more than their own reports allow"],
+            ["1 key believed verified by both sides differs", "more than their own reports allow"],
         ),
     ],
     ids=["no eve, no surface", "private", "no block", "no round", "one round", "names, antennas, blocks", "wrong keys"],

@@ -89,7 +89,9 @@ def test_the_full_plan_runs_to_its_last_claim(monkeypatch: pytest.MonkeyPatch) -
     for name, figure in found["figures"].items():
         for curve in (*figure["curves"].values(), *figure["errors"].values()):
             assert len(curve) == len(figure["x"]), name
-    told = [c["measured"].keys() for c in found["claims"] if c["claim"].startswith("every learner that is told of Eve")]
+    told = [
+        c["measured"].keys() for c in found["claims"] if c["claim"].startswith("every learner that gets a view of Eve")
+    ]
     assert len(told) == 2
     assert not any(name.endswith("none") for names in told for name in names)
     assert {"SAC turned, last, noisy", "TD3 turned"} <= told[0]

@@ -2,12 +2,12 @@
 
 size_t cobs_encode(const uint8_t *data, size_t n, uint8_t *out)
 {
-    size_t head = 0; /* where the length of the present run goes */
+    size_t head = 0; /* index of the byte for the length of the present run */
     size_t end = 1;
     for (size_t i = 0; i < n; i++) {
         if (data[i] != 0)
             out[end++] = data[i];
-        /* a full run says nothing about a zero, so it needs no successor where the data end with it */
+        /* after a full run no zero is implied, so no further run is needed if the data end with it */
         if (data[i] == 0 || (end - head == 0xFF && i + 1 < n)) {
             out[head] = (uint8_t)(end - head);
             head = end++;

@@ -1,6 +1,6 @@
 #include "crc.h"
 
-/* Half a byte at a time: full tables would not fit beside a codebook in a small controller. */
+/* Both are computed by half bytes, because tables for whole bytes leave too little memory for a codebook. */
 static const uint16_t CRC16_NIBBLE[16] = {
     0x0000, 0x1021, 0x2042, 0x3063, 0x4084, 0x50A5, 0x60C6, 0x70E7,
     0x8108, 0x9129, 0xA14A, 0xB16B, 0xC18C, 0xD1AD, 0xE1CE, 0xF1EF,

@@ -1,4 +1,4 @@
-/* The two checksums of the protocol; both can be continued over several pieces. */
+/* The two checksums of the protocol; both can be computed over several pieces of data, one after the other. */
 #ifndef RIS_CRC_H
 #define RIS_CRC_H
 

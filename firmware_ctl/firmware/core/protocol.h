@@ -25,36 +25,36 @@ enum ris_command {
     RIS_RESET = 0x0D,
 };
 
-/* Kinds of reply: the command, and one of these in its upper bits; or one of the last two. */
+/* Kinds of reply: the command with one of the first two in its upper bits, or one of the last two. */
 #define RIS_DONE 0x80u
 #define RIS_QUEUED 0xC0u
 #define RIS_BOOTED 0xFEu
 #define RIS_ERROR 0xFFu
 
 enum ris_flag {
-    RIS_FLAG_WAITING = 0x01,   /* a queued pattern waits */
+    RIS_FLAG_WAITING = 0x01,   /* a queued pattern waits for TRIGGER */
     RIS_FLAG_UPLOADING = 0x02, /* a codebook is being uploaded */
     RIS_FLAG_CLEARED = 0x04,   /* the watchdog cleared the outputs since HELLO */
 };
 
 enum ris_error {
     RIS_OK = 0,
-    RIS_BAD_FRAME = 1,    /* no COBS, or shorter than any frame */
+    RIS_BAD_FRAME = 1,    /* not valid COBS, or shorter than any frame */
     RIS_BAD_CRC = 2,
     RIS_TOO_LONG = 3,
-    RIS_BAD_PROTOCOL = 4, /* another version's frame */
+    RIS_BAD_PROTOCOL = 4, /* a frame of another protocol version */
     RIS_UNKNOWN = 5,
-    RIS_BAD_LENGTH = 6,   /* of the payload */
-    RIS_NO_SESSION = 7,   /* HELLO first: the board has booted since, or never heard one */
-    RIS_STALE = 8,        /* the sequence number was passed already, or used for another request */
+    RIS_BAD_LENGTH = 6,   /* wrong length of the payload */
+    RIS_NO_SESSION = 7,   /* HELLO is needed first: the board has received none since it booted */
+    RIS_STALE = 8,        /* the sequence number is older than the last one, or was used for another request */
     RIS_BAD_PATTERN = 9,  /* bits beyond the last element are set */
     RIS_NOTHING_WAITS = 10,
     RIS_BAD_INDEX = 11,
     RIS_BAD_COUNT = 12,
-    RIS_NO_UPLOAD = 13,   /* never begun, aborted, refused or timed out */
+    RIS_NO_UPLOAD = 13,   /* the upload was not begun, or was aborted, refused or timed out */
     RIS_BAD_OFFSET = 14,
-    RIS_BAD_CONTENT = 15, /* CRC-32 of the codebook */
-    RIS_BAD_CHAIN = 16,   /* what came back from the shift registers is not what was sent: nothing was latched */
+    RIS_BAD_CONTENT = 15, /* wrong CRC-32 of the codebook */
+    RIS_BAD_CHAIN = 16,   /* the shift registers did not return the bits that were sent: nothing was latched */
     RIS_BAD_VALUE = 17,
 };
 

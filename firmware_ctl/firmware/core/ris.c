@@ -50,7 +50,7 @@ static void answer(struct ris *ris, uint8_t kind, size_t size)
     ris->hal.send(ris->hal.self, ris->tx, cobs_encode(frame, RIS_REPLY_OVERHEAD + size, ris->tx));
 }
 
-/* Send the last reply to the present request, and keep it: the request may be repeated. */
+/* Send the last reply to the present request, and store it, because the request may be repeated. */
 static void finish(struct ris *ris, uint8_t kind, size_t size)
 {
     ris->last_kind = kind;
@@ -79,7 +79,7 @@ static void settle(struct ris *ris, enum ris_error error, size_t size)
         done(ris, size);
 }
 
-/* A frame that cannot be read has no sequence number, and must not touch what is kept of the last one that could. */
+/* Refuse a frame that cannot be read. It has no sequence number, and must not change the stored reply. */
 static void complain(struct ris *ris, enum ris_error error)
 {
     ris->seq = 0;
@@ -90,7 +90,7 @@ static void complain(struct ris *ris, enum ris_error error)
 
 /* ------------------------------------------------------------------------------------------------ surface */
 
-/* Shift a pattern twice, so that the second time pushes out what the first one left; latch only what came back. */
+/* Shift a pattern in twice. The second time the chain returns the bits of the first; latch only if they are equal. */
 static bool latch(struct ris *ris, const uint8_t *pattern, uint32_t *time_us)
 {
     const struct hal *hal = &ris->hal;
@@ -103,14 +103,14 @@ static bool latch(struct ris *ris, const uint8_t *pattern, uint32_t *time_us)
     return !ris->chain_bad;
 }
 
-/* Write what the outputs hold to `pattern`. */
+/* Read the pattern that the outputs hold into `pattern`. */
 static void read_outputs(struct ris *ris, uint8_t *pattern)
 {
     ris->hal.outputs(ris->hal.self, ris->returned, ris->pattern_bytes);
     plan_stream(ris->returned, ris->pattern_bytes, pattern);
 }
 
-/* Apply and tell when, and what the outputs hold now: not what was asked for. */
+/* Apply a pattern; reply with the time of the latch and the CRC-32 of what the outputs hold, not of the request. */
 static void apply(struct ris *ris, const uint8_t *pattern)
 {
     uint32_t time_us = 0;
@@ -131,7 +131,7 @@ static void clear_outputs(struct ris *ris)
     ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
     ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
     ris->chain_bad = memcmp(ris->stream, ris->returned, ris->pattern_bytes) != 0;
-    /* whether or not the chain answers: clearing is what is left to do when something is wrong */
+    /* latch even if the chain returns other bits: when something is wrong, the outputs should be cleared */
     time_us = ris->hal.latch(ris->hal.self);
     (void)time_us;
 }
@@ -170,7 +170,7 @@ static void hello(struct ris *ris, const uint8_t *request)
 static void readback(struct ris *ris)
 {
     uint8_t *p = payload(ris);
-    if (ris->chain_bad) { /* the chain holds something else than the outputs */
+    if (ris->chain_bad) { /* the chain holds other bits than the outputs */
         refuse(ris, RIS_BAD_CHAIN);
         return;
     }
@@ -179,7 +179,7 @@ static void readback(struct ris *ris)
     answer(ris, RIS_DONE | RIS_READBACK, (size_t)ris->pattern_bytes + 4u);
 }
 
-/* Payload that a command has; codebook chunks have more. */
+/* Return the length of a command's payload; that of a codebook chunk is longer. */
 static size_t expected_size(const struct ris *ris, uint8_t command)
 {
     switch (command) {
@@ -288,7 +288,7 @@ static void serve(struct ris *ris, const uint8_t *data, size_t size, uint32_t no
         done(ris, 0);
         break;
     case RIS_RESET:
-        /* all of it is gone before the host hears so: what it sends next meets a fresh board */
+        /* everything is cleared before the host gets the reply, so that its next request reaches a fresh board */
         clear_outputs(ris);
         ris->in_session = false;
         ris->waits = false;
@@ -300,7 +300,7 @@ static void serve(struct ris *ris, const uint8_t *data, size_t size, uint32_t no
     }
 }
 
-/* Commands that change nothing are simply served again; of the others the reply is kept. */
+/* Commands that change nothing are executed again when repeated; for all others the stored reply is sent again. */
 static bool harmless(uint8_t command)
 {
     return command == RIS_READBACK || command == RIS_TIME;
@@ -350,14 +350,14 @@ static void take_frame(struct ris *ris, uint8_t *frame, size_t n, uint32_t now_u
     }
     bool same_session = ris->in_session && ris->command == RIS_HELLO && n >= HEAD + 4u &&
                         get32(frame + HEAD) == ris->session;
-    if (!same_session) { /* a HELLO that was late, or is repeated, must not turn the count back */
+    if (!same_session) { /* a HELLO that is late or repeated must not set the sequence number back */
         ris->last_seq = seq;
         ris->last_crc = crc;
     }
     serve(ris, frame + HEAD, n - RIS_REQUEST_OVERHEAD, now_us);
 }
 
-/* ------------------------------------------------------------------------------------------------ outside */
+/* ------------------------------------------------------------------------------------------------ interface */
 
 bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *banks,
               uint32_t bank_bytes, uint32_t now_us)
@@ -387,14 +387,14 @@ void ris_feed(struct ris *ris, uint8_t byte, uint32_t now_us)
             ris->overrun = true;
         return;
     }
-    /* The line is ready for the next frame before this one is answered. */
+    /* The buffer is ready for the next frame before this one is answered. */
     size_t n = ris->received;
     bool overrun = ris->overrun;
     ris->received = 0;
     ris->overrun = false;
     if (overrun)
         complain(ris, RIS_TOO_LONG);
-    else if (n != 0) /* nothing between two zeros: somebody wanted a clean start */
+    else if (n != 0) /* two zeros in a row are no error: a host sends them to begin a new frame */
         take_frame(ris, ris->rx, n, now_us);
 }
 

@@ -1,4 +1,4 @@
-/* The controller: bytes from the host in, replies and latched patterns out. No I/O, no clock, no heap. */
+/* The controller: takes bytes from the host, sends replies and latches patterns. It has no I/O, clock or heap itself. */
 #ifndef RIS_RIS_H
 #define RIS_RIS_H
 
@@ -14,7 +14,7 @@
 #ifndef RIS_PATTERN_MAX
 #define RIS_PATTERN_MAX 24576u /* 256 × 256 elements of 3 bit */
 #endif
-/* Most bytes of a codebook in one frame. */
+/* Largest number of bytes of a codebook in one frame. */
 #ifndef RIS_CHUNK_MAX
 #define RIS_CHUNK_MAX 128u
 #endif
@@ -22,7 +22,7 @@
 #define RIS_PAYLOAD_MAX (4u + (RIS_PATTERN_MAX > RIS_CHUNK_MAX ? RIS_PATTERN_MAX : RIS_CHUNK_MAX))
 #define RIS_REQUEST_OVERHEAD 6u /* version, sequence number, command, CRC-16 */
 #define RIS_REPLY_OVERHEAD 7u   /* … and flags */
-#define RIS_REPLAY_MAX 8u       /* payload of a reply that can be given again */
+#define RIS_REPLAY_MAX 8u       /* largest payload of a reply that is stored */
 
 struct ris_config {
     uint16_t rows;
@@ -30,7 +30,7 @@ struct ris_config {
     uint8_t phase_bits; /* 1 to 3 */
     uint8_t reset_cause;
     uint32_t serial;
-    uint16_t input_bytes; /* that the hardware takes in while a request is served */
+    uint16_t input_bytes; /* number of bytes that the hardware can receive while a request is served */
 };
 
 struct ris {
@@ -68,18 +68,18 @@ struct ris {
 
     uint32_t watchdog_us; /* 0: off */
     uint32_t heard_us;
-    bool watching; /* something was heard since the watchdog bit */
+    bool watching; /* bytes have arrived since the watchdog cleared the outputs */
 };
 
-/* Clear everything, the outputs included, and tell the host that the board has booted. `banks` holds two banks of
- * `bank_bytes` for the codebook. Returns false for a geometry that does not fit. */
+/* Clear everything, also the outputs, and tell the host that the board has booted. `banks` has room for two banks of
+ * `bank_bytes` for the codebook. Returns false for an impossible geometry. */
 bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *banks,
               uint32_t bank_bytes, uint32_t now_us);
 
-/* Take one byte from the host; a byte that ends a frame has it answered before this returns. */
+/* Take one byte from the host. If it ends a frame, the frame is answered before this function returns. */
 void ris_feed(struct ris *ris, uint8_t byte, uint32_t now_us);
 
-/* Let time pass: to be called at least every few milliseconds. */
+/* Check the watchdog and other deadlines; to be called at least every few milliseconds. */
 void ris_poll(struct ris *ris, uint32_t now_us);
 
 #endif

@@ -41,7 +41,7 @@ static volatile uint8_t tx_ring[TX_RING];
 static volatile uint8_t tx_head, tx_tail;
 static volatile uint32_t timer_overflows; /* 17 bits of it are needed: the clock wraps at 2^32 µs */
 
-/* Why the board started; the watchdog stays on after it bit, so it has to be stopped before anything else. */
+/* The reason why the board started. After a watchdog reset the watchdog is still on, so it is stopped first. */
 static uint8_t reset_cause __attribute__((section(".noinit")));
 void note_reset_cause(void) __attribute__((naked, used, section(".init3")));
 void note_reset_cause(void)
@@ -55,7 +55,7 @@ ISR(USART0_RX_vect)
 {
     uint8_t byte = UDR0;
     uint8_t next = (uint8_t)(rx_head + 1u);
-    if (next != rx_tail) { /* otherwise it is lost, and the frame's CRC tells */
+    if (next != rx_tail) { /* otherwise the byte is lost, and the frame's CRC is wrong */
         rx_ring[rx_head] = byte;
         rx_head = next;
     }
@@ -85,7 +85,7 @@ static uint32_t micros(void)
     {
         count = TCNT1;
         overflows = timer_overflows;
-        if ((TIFR1 & _BV(TOV1)) && count < 0x8000u) /* it turned over with interrupts off */
+        if ((TIFR1 & _BV(TOV1)) && count < 0x8000u) /* it overflowed while interrupts were off */
             overflows++;
     }
     return (overflows << 15) + (count >> 1);
@@ -132,8 +132,8 @@ static uint32_t hal_latch(void *self)
     return now_us;
 }
 
-/* The latches cannot be read, the chain that they copied can: what falls out of it is put back in, one byte late,
- * and one more turn brings all of it home. */
+/* The latches cannot be read, but the chain holds the same bits. Each byte that is shifted out is shifted in again, one
+ * byte later, and one more byte brings all bits back to their places. */
 static void hal_outputs(void *self, uint8_t *in, size_t n)
 {
     uint8_t byte = 0;
@@ -183,7 +183,7 @@ int main(void)
     sei();
 
     if (!ris_init(&ris, &config, &hal, banks, RIS_BANK_BYTES, micros()))
-        for (;;) /* the build's geometry is none: the watchdog says so, over and over */
+        for (;;) /* the geometry of this build is impossible: the watchdog resets the board again and again */
             ;
     for (;;) {
         wdt_reset();

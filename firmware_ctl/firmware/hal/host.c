@@ -1,12 +1,12 @@
-/* The controller as a process: what a simulated bench runs instead of a board.
+/* The controller as a process, which the simulated bench runs in place of a board.
  *
  *   ris595 [--rows N] [--columns N] [--phase-bits N] [--serial N] [--codebook PATTERNS] [--uart FD] [--bench FD]
  *          [--fault bit-order | ack-early | stuck-upload]
  *
- * The UART is one descriptor for both directions, default: standard input and output. Behind the outputs is the bench,
- * a socket: `L` and the bytes in the chain say that the outputs took them over, `T` asks for the time; either is
- * answered by the board's clock, 32 bit of µs, least significant byte first. `O` asks what the outputs hold, in the
- * order of the chain. Without a bench the clock is the machine's. The process ends when either of them is closed.
+ * The UART is one descriptor for both directions; the default is standard input and output. The bench is a socket. To
+ * it the process sends `L` and the bytes of the chain when the outputs latch them, and `T` to get the time; the answer
+ * to both is the board's clock, 32 bits of µs, least significant byte first. `O` asks the bench what the outputs hold,
+ * in the order of the chain. Without a bench the machine's clock is used. The process ends when UART or bench is closed.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -24,8 +24,8 @@
 
 #define BANK_BYTES (1u << 20)
 #define INPUT_BYTES 4096u
-#define LATE_US 20000u    /* ack-early: the outputs follow this much later */
-#define STUCK_US 3000000u /* stuck-upload: deaf for this long, once */
+#define LATE_US 20000u    /* ack-early: the outputs change this time after the acknowledgement */
+#define STUCK_US 3000000u /* stuck-upload: the board receives nothing for this time, once */
 
 enum fault { NONE, BIT_ORDER, ACK_EARLY, STUCK_UPLOAD };
 
@@ -34,9 +34,9 @@ struct board {
     int uart_in, uart_out, bench;
     enum fault fault;
     size_t n;                        /* registers */
-    uint8_t chain[RIS_PATTERN_MAX];  /* chain[0] is the farthest: it falls out first */
-    uint8_t output[RIS_PATTERN_MAX]; /* the same, behind the latches */
-    bool fresh;                      /* the bench took `output` over while it served the present bytes */
+    uint8_t chain[RIS_PATTERN_MAX];  /* chain[0] is in the farthest register and is shifted out first */
+    uint8_t output[RIS_PATTERN_MAX]; /* the latched bytes, in the same order */
+    bool fresh;                      /* the bench has just latched `output`, and need not be asked for it */
     bool late, stuck;
     uint32_t since_us;
     bool reset;
@@ -182,7 +182,7 @@ static enum fault fault_named(const char *name)
     exit(2);
 }
 
-/* Whether the board is deaf at the moment. */
+/* Return whether the board receives nothing at the moment (stuck-upload). */
 static bool deaf(uint32_t now_us)
 {
     if (board.fault == STUCK_UPLOAD && !board.stuck && board.ris.book.received > 0) {
@@ -242,7 +242,7 @@ int main(int argc, char **argv)
             uint8_t bytes[4096];
             ssize_t n = 0;
             struct pollfd heard = {.fd = board.uart_in, .events = POLLIN};
-            struct pollfd ends = {.fd = board.bench, .events = POLLIN}; /* it speaks only when asked */
+            struct pollfd ends = {.fd = board.bench, .events = POLLIN}; /* an event: it was closed */
             struct pollfd both[2] = {heard, ends};
             bool closed_ears = deaf(machine_us());
             if (closed_ears)
@@ -257,7 +257,7 @@ int main(int argc, char **argv)
                     return 0;
             }
             board.fresh = false;
-            /* one byte at a time, because of what may happen to the board in between */
+            /* one byte at a time, because the board may be reset or stuck after each */
             for (ssize_t i = 0; i < n && !board.reset; i++)
                 ris_feed(&board.ris, bytes[i], machine_us());
             ris_poll(&board.ris, machine_us());

@@ -50,7 +50,7 @@ class Agent(BeamPolicy):
         super().__init__(**options)
         self._path = Path(self.options.checkpoint)
         if not self._path.is_file():
-            raise InputError(f"checkpoint: {self._path} is not there, accepted: the file that a learner saved")
+            raise InputError(f"checkpoint: {self._path} does not exist, accepted: the file that a learner saved")
         card = self._path.with_suffix(".json")
         if not card.is_file():
             raise InputError(f"checkpoint: {self._path} has no card beside it ({card.name}), which a learner saves too")

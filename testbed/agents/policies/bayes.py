@@ -1,8 +1,8 @@
 """Gain against a null towards Eve, predicted from Fred: the optimum for two ends that exchange no information.
 
-A closed form except for one number that is searched for (`testbed.agents.beams.bayes_alone`). Fred is the friendly node
-beside Eve; `fred` is the role whose transmissions stand for his. Bob, who does not measure the channel from Alice to
-Eve, and Alice until she has received Fred, use the beam of `svd`. Narrow-band: only the middle subcarrier counts.
+It is a closed form except for one number, which is searched (`testbed.agents.beams.bayes_alone`). Fred is the friendly
+node beside Eve; option `fred` names the role whose transmissions are used as his. Bob, who does not measure the channel
+from Alice to Eve, and Alice until she has received Fred, use the beam of `svd`. Only the middle subcarrier is used.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Bayes(BeamPolicy):
         self._beam = first_antenna(n_own)
         self._powers: dict[str, list[float]] = {}
         if self._is_alice and n_own > 1:
-            # torch is loaded here, because other policies do not need it, and before the first round, because loading
-            # and first use take seconds, for which the other nodes on a simulated air would not wait
+            # torch is imported here, because other policies do not need it. It is done before the first round, because
+            # import and first use take seconds, and the other nodes on a simulated air would not wait for that.
             self._deploy = importlib.import_module("testbed.agents.policy")
             self._deploy.bayes_alone(np.eye(n_peer, n_own), np.ones(n_own), self._numbers)
 

@@ -14,7 +14,8 @@ from testbed.core.types import F64
 MOST_SHIFT = 16
 _LEAST_BINS = 8
 _CLEAR = 0.4
-"""Least correlation at which another order is the right one, if it is also `_BETTER` than the recorded order."""
+"""Least correlation in another order for which that order is the right one; it must also exceed that in the recorded
+order by `_BETTER`."""
 _BETTER = 0.1
 
 
@@ -57,7 +58,7 @@ def bin_order(alice_db: F64, bob_db: F64, pairs: int = 1) -> Verdict:
     order, r, r0 = found
     detail = (
         f"Bob's spectrum is {order.words} against Alice's: bin by bin they correlate by {r0:.2f} as recorded, by "
-        f"{r:.2f} in that order. Check the order of I and Q and of the bins (descending, FFT order, a bin too few) at "
+        f"{r:.2f} in that order. Check the order of I and Q and of the bins (descending, FFT order, a missing bin) at "
         "both ends."
     )
     return Verdict(name, False, detail, {"r": r0, "r_reordered": r, "shift": float(order.shift)})
@@ -84,6 +85,7 @@ def other_order(first_db: F64, second_db: F64, pairs: int = 1) -> tuple[Order, f
             if r is not None:
                 found[Order(mirrored, shift)] = r
     best = max(found, key=lambda order: (found[order], -abs(order.shift)))
-    # with independent channels the best of many orders reaches about 4/√(n · independent bins); _CLEAR is above that
+    # With independent channels, the best of many orders correlates by about 4/√(n · independent bins), less than
+    # _CLEAR.
     limit = max(_CLEAR, as_is + _BETTER, 5.0 / np.sqrt(max(len(a), 1)))
     return (best, found[best], as_is) if found[best] > limit else None

@@ -1,4 +1,4 @@
-"""Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+"""Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.core.types import F64
 
 
 class EveDistinct(HealthCheck):
-    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+    """Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
 
     order = 80
 
@@ -22,7 +22,7 @@ class EveDistinct(HealthCheck):
 
 
 def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdict:
-    """Is Eve's channel her own? It is not where its |r| with Alice or Bob exceeds half of that between these two."""
+    """Fails if Eve's channel correlates with Alice's or Bob's by more than half of what these two correlate by."""
     name = "eve_distinct"
     legitimate = correlation(alice_db, bob_db)
     found = {}
@@ -35,7 +35,7 @@ def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdi
                     found[f"{kind} of {heard}'s probes at Eve and those at {end}"] = (r, chance)
     if not found or legitimate is None:
         return Verdict(name, False, "Eve's channel could not be compared: the levels at Alice, Bob or Eve do not vary.")
-    # links that correlate by more than chance come first, then the largest correlation
+    # The links that correlate by more than chance are preferred; among them, the largest correlation is reported.
     where = max(found, key=lambda key: (abs(found[key][0]) > found[key][1], abs(found[key][0])))
     worst, chance = found[where]
     values_out = {"r_eve": worst, "r": legitimate}
@@ -46,7 +46,7 @@ def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdi
 
 
 def _independent_probes(a: F64, b: F64) -> float:
-    """Return how many independent probes the correlation of two series with memory is worth (Bartlett 1935)."""
+    """Return the number of independent probes to which two series with memory are equivalent (Bartlett 1935)."""
     n = a.shape[0]
     memory = max(0.0, (correlation(a[1:], a[:-1]) or 0.0) * (correlation(b[1:], b[:-1]) or 0.0))
     return max(1.0, n * (1.0 - memory) / (1.0 + memory))

@@ -1,4 +1,4 @@
-"""Did an Eve measure any probe, or is what she knows assumed?"""
+"""Fails if no Eve measured any probe, so that what she knows is assumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testbed.core.types import F64
 
 
 class EveMeasured(HealthCheck):
-    """Did an Eve measure any probe, or is what she knows assumed?"""
+    """Fails if no Eve measured any probe, so that what she knows is assumed."""
 
     order = 70
 
@@ -19,7 +19,7 @@ class EveMeasured(HealthCheck):
 
 
 def eve_measured(eve_db: Mapping[str, F64]) -> Verdict:
-    """Did an Eve measure any probe, or is what she knows assumed?"""
+    """Fails if no Eve measured any probe, so that what she knows is assumed."""
     if not eve_db:
         return Verdict(
             "eve_measured",

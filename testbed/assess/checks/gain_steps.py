@@ -1,4 +1,4 @@
-"""Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+"""Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.core.types import F64
 
 
 class GainSteps(HealthCheck):
-    """Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
 
     order = 50
 
@@ -20,7 +20,7 @@ class GainSteps(HealthCheck):
 
 
 def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
-    """Did the gain of one end jump (AGC, temperature): a lasting step of Alice − Bob, common to all dimensions?"""
+    """Fails if the gain of one end jumped (AGC, temperature): a lasting step of Alice − Bob in all dimensions."""
     name = "gain_steps"
     offset = row_median(centred(alice_db) - centred(bob_db))
     rows = np.flatnonzero(np.isfinite(offset))
@@ -30,11 +30,11 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
             name, True, f"Alice and Bob have fewer than {4 * window} common probes: gain steps were not searched for."
         )
     offset = offset[rows]
-    # medians before and after each probe: single outliers do not count as steps
+    # Medians before and after each probe are compared, so that a single outlier does not count as a step.
     medians = np.median(np.lib.stride_tricks.sliding_window_view(offset, window), axis=1)
     step = medians[window:] - medians[:-window]
-    # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): where the ends see
-    # different channels, the offset varies all the time, which must not be taken for steps of the gain.
+    # The limit follows from the spread of all such differences (1.4826·MAD = std of a Gaussian): if the ends measure
+    # different channels, the offset varies all the time, which must not be mistaken for steps of the gain.
     limit = max(1.0, 6.0 * 1.4826 * float(np.median(np.abs(step - np.median(step)))))
     found: list[int] = []
     strength = np.abs(step)

@@ -1,4 +1,4 @@
-"""Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+"""Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_SHIFT = 32
 
 
 class Pairing(HealthCheck):
-    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+    """Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
 
     order = 20
 
@@ -22,12 +22,12 @@ class Pairing(HealthCheck):
 
 
 def pairing(alice_db: F64, bob_db: F64) -> Verdict:
-    """Are Alice's and Bob's probes paired wrongly: no correlation as recorded, but a clear one after a shift?"""
+    """Fails if the probes are paired wrongly: Alice and Bob correlate clearly only if one series is shifted."""
     name = "pairing"
     r0 = correlation(alice_db, bob_db)
     n = alice_db.shape[0]
     reach = min(MAX_SHIFT, n // 4)
-    # probe-to-probe differences, because a slow drift correlates at every shift
+    # Differences from probe to probe are compared, because a slow drift correlates at every shift.
     a, b = detrend(alice_db), detrend(bob_db)
     by_shift = {k: correlation(a[k:], b[:-k]) for k in range(1, reach + 1)}
     by_shift |= {-k: correlation(a[:-k], b[k:]) for k in range(1, reach + 1)}
@@ -37,10 +37,10 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
             name, True, "The pairing cannot be checked: there are too few common probes, or the levels do not vary."
         )
     best = max(shifted, key=lambda shift: shifted[shift])
-    # the sign counts: differences of a fast channel correlate by −0.5 where the true shift is 1
+    # The sign matters: differences of a fast channel correlate by −0.5 if the true shift is 1.
     at_zero = max(0.0, correlation(a, b) or 0.0)
     values = {"r": r0, "best_shift": float(best), "r_shifted": shifted[best]}
-    # the largest of 2·reach correlations of independent series stays below 5/√n
+    # For independent series, the largest of the 2·reach correlations is below 5/√n.
     if shifted[best] > max(0.4, 5.0 / np.sqrt(n)) and shifted[best] > 2.0 * at_zero:
         detail = (
             f"Alice and Bob correlate by {r0:.2f} as paired, but by {shifted[best]:.2f} (probe-to-probe changes) when "

@@ -1,4 +1,4 @@
-"""Is a receiver stuck or saturated: one value (to 0.001 dB) in 90 % of its probes, in the typical dimension?"""
+"""Fails if a receiver is stuck or saturated: one value (to 0.001 dB) in 90 % of the probes (median dimension)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.core.types import F64
 
 
 class ReceiverAlive(HealthCheck):
-    """Is a receiver stuck or saturated: one value (to 0.001 dB) in 90 % of its probes, in the typical dimension?"""
+    """Fails if a receiver is stuck or saturated: one value (to 0.001 dB) in 90 % of the probes (median dimension)."""
 
     order = 10
 
@@ -23,7 +23,7 @@ class ReceiverAlive(HealthCheck):
 
 
 def receiver_alive(name: str, values_db: F64) -> Verdict:
-    """Is a receiver stuck or saturated: one value (to 0.001 dB) in 90 % of its probes, in the typical dimension?"""
+    """Fails if a receiver is stuck or saturated: one value (to 0.001 dB) in 90 % of the probes (median dimension)."""
     shares, spreads = [], []
     for column in np.round(values_db, 3).T:
         valid = column[np.isfinite(column)]

@@ -1,4 +1,4 @@
-"""Is there variation that both ends share, and is it larger than what each end has of its own?"""
+"""Fails if the ends have no common variation, or less of it than variation of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from testbed.core.types import F64
 
 
 class ReciprocalVariation(HealthCheck):
-    """Is there variation that both ends share, and is it larger than what each end has of its own?"""
+    """Fails if the ends have no common variation, or less of it than variation of their own."""
 
     order = 30
 
@@ -21,7 +21,7 @@ class ReciprocalVariation(HealthCheck):
 
 
 def reciprocal_variation(alice_db: F64, bob_db: F64) -> Verdict:
-    """Is there variation that both ends share, and is it larger than what each end has of its own?"""
+    """Fails if the ends have no common variation, or less of it than variation of their own."""
     name = "reciprocal_variation"
     both = np.isfinite(alice_db) & np.isfinite(bob_db)
     enough = both.sum(axis=0) >= MIN_PROBES
@@ -42,7 +42,7 @@ def reciprocal_variation(alice_db: F64, bob_db: F64) -> Verdict:
         return Verdict(
             name,
             False,
-            f"{figures}: {cause}, so there is (nearly) no common randomness for a key. Move a node, or let the surface "
+            f"{figures}: {cause}, so there is hardly any common randomness for a key. Move a node, or let the surface "
             "change its pattern.",
             values,
         )

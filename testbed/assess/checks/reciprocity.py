@@ -1,4 +1,4 @@
-"""Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
+"""Fails if the two directions differ by more than noise explains although both ends receive with a high SNR."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CLEAR_SNR_DB = 10.0
 
 
 class Reciprocity(HealthCheck):
-    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?"""
+    """Fails if the two directions differ by more than noise explains although both ends receive with a high SNR."""
 
     order = 60
 
@@ -24,7 +24,7 @@ class Reciprocity(HealthCheck):
 
 
 def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) -> Verdict:
-    """Do the two directions differ by more than noise explains, although both ends receive with a high SNR?
+    """Fails if the two directions differ by more than noise explains although both ends receive with a high SNR.
 
     Noise of a known SNR γ changes a level by 8.7/√(2γ) dB (std). Constant differences (uncalibrated hardware) are
     subtracted; what remains beyond noise has changed between the slots of a round. This check cannot separate an
@@ -38,7 +38,7 @@ def reciprocity(alice_db: F64, bob_db: F64, alice_snr_db: F64, bob_snr_db: F64) 
     snrs_db = [float(np.median(s)) if s.size else np.nan for s in heard]
     if apart.size < MIN_PROBES or not np.isfinite(snrs_db).all():
         return Verdict(name, True, "Too few common probes to compare the two directions.")
-    # medians, because single subcarriers in a deep fade hold noise only
+    # Medians are used, because single subcarriers in a deep fade contain only noise.
     own_db = float(1.4826 * np.median(np.abs(apart)) / np.sqrt(2))
     noise_db = float(10 / np.log(10) * np.sqrt(np.mean([10 ** (-s / 10) for s in snrs_db]) * 2))
     values = {"own_std_db": own_db, "noise_std_db": noise_db, "snr_alice_db": snrs_db[0], "snr_bob_db": snrs_db[1]}

@@ -29,7 +29,7 @@ def toeplitz_hash(bits: U8, seed_bits: U8, n_out: int) -> U8:
         raise ValueError(f"seed of {seed_bits.size} bits, accepted: {seed_length(n, n_out)} (n + n_out − 1)")
     if n_out == 0:
         return np.zeros(0, np.uint8)
-    # Only outputs n−1 … n+n_out−2 are needed; the wrap-around of a circular convolution of this length stays below.
+    # Only outputs n−1 … n+n_out−2 are needed; a circular convolution of this length wraps around below these only.
     size = next_fast_len(seed_bits.size, real=True)
     product = rfft(seed_bits.astype(np.float64), size) * rfft(bits.astype(np.float64), size)
     sums = np.rint(irfft(product, size)[n - 1 : n - 1 + n_out]).astype(np.int64)

@@ -16,7 +16,7 @@ from testbed.core.types import U8
 PRIME = (1 << 128) - 159
 """Largest prime below 2**128."""
 TAG_BITS = 128
-"""What publishing a tag reveals at most; the caller counts it as leaked in its message."""
+"""Largest number of bits that a published tag reveals; the caller counts them as leaked."""
 TAG_BYTES = TAG_BITS // 8
 _CHUNK_BYTES = 15
 
@@ -41,7 +41,7 @@ def verification_tag(bits: U8, point: int) -> int:
 
 
 def coefficients(data: bytes) -> Iterator[int]:
-    """Yield the coefficients of a polynomial, below 2**120, that data are cut into."""
+    """Cut data into coefficients of a polynomial, each below 2**120, and yield them."""
     for start in range(0, len(data), _CHUNK_BYTES):
         yield int.from_bytes(data[start : start + _CHUNK_BYTES], "big")
 

@@ -16,8 +16,8 @@ from testbed.chain.csi._plan import C128, Plan, power
 from testbed.core.types import C64, F64, I64
 
 _LEAST_ENERGY = 0.5
-"""Share of the strongest hypothesis's energy that a carrier offset must explain; with few bins one may fit by
-chance."""
+"""A carrier offset must explain at least this share of the energy that the best-explaining one does; with few bins, a
+wrong offset may fit well by chance."""
 
 _DETECT_BYTES = 1 << 17
 """Bytes of samples, in double precision, that are searched for frames together; they fit a core's inner cache."""
@@ -74,7 +74,8 @@ class Batch:
 
 
 def detect(batch: Batch, plan: Plan) -> tuple[I64, F64, I64]:
-    """Return (block,) where preamble and symbols repeat best, how well (0 to 1), and the number of products behind it.
+    """Return (block,) the sample at which preamble and symbols repeat best, how well (0 to 1), and the number of
+    products in the correlation.
 
     Sliding self-correlation one period apart (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997).
     """
@@ -91,7 +92,7 @@ def detect(batch: Batch, plan: Plan) -> tuple[I64, F64, I64]:
 
 
 def _best(y: C128, n: int, plan: Plan, scratch: Scratch) -> tuple[I64, F64]:
-    """Return (block,) at which sample of `n` the sum of both self-correlations is greatest, and that sum."""
+    """Return (block,) the sample, of `n`, at which the sum of both self-correlations is largest, and that sum."""
     n_starts = n - plan.preamble_len + 1
     conj = np.conjugate(y, out=scratch.array("conj", y.shape))
     halves = _sliding(conj, y, plan.half, plan.preamble_len - plan.half, 0, n_starts, scratch)
@@ -138,17 +139,17 @@ def fine_start(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> I6
 def search_cfo(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> F64:
     """Return (row,) carrier offsets: `cfo` plus that multiple of 1/half with which preamble and symbols fit best.
 
-    The preamble's spectrum over the symbols' is known on every bin that both carry, whatever the channel and wherever
-    the windows begin, and a carrier offset of 1/half moves it by n_fft/half bins: all hypotheses are one circular
-    correlation over frequency.
+    The ratio of the preamble's spectrum to the symbols' is known on every bin that both use; it does not depend on the
+    channel or on where the windows begin. A carrier offset of 1/half moves it by n_fft/half bins, so that one circular
+    correlation over frequency tests all offsets.
     """
-    # earlier windows tolerate a coarse start that is too late
+    # Windows begin half a cyclic prefix early, in case the coarse start is too late.
     first = coarse + plan.first - plan.n_cp // 2
     n_parts = plan.n_symbols + 1
     windows = batch.windows(rows, first, n_parts * plan.step, plan)
     windows = windows.reshape(*windows.shape[:2], n_parts, plan.step)[..., : plan.n_fft]
     turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
-    # aligning the symbols with one another aligns the preamble too: it lies one step before them
+    # The phase step that aligns the symbols aligns the preamble too, which is one step before them.
     turns, within = phasors(turn, np.arange(n_parts)), phasors(cfo, plan.samples)
     spectra = np.fft.fft(windows * turns[:, None, :, None] * within[:, None, None, :], axis=-1)
     spacing = plan.n_fft // plan.half

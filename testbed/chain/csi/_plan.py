@@ -31,14 +31,14 @@ class Plan:
             )
 
         samples = frame.samples.astype(np.complex128)
-        # Windows begin where the earliest path's cyclic prefix ends, so that any path up to n_cp later is still within
-        # its
-        # own prefix. The preamble's last n_fft samples are a further window, one step before those of the symbols.
+        # Windows begin where the earliest path's cyclic prefix ends; every path that arrives up to n_cp later is then
+        # still within its own prefix. The preamble's last n_fft samples are a further window, one step before those of
+        # the symbols.
         self.first = self.preamble_len - self.n_fft
         self.parts = self.first + self.step * np.arange(self.n_symbols + 1)
         self.samples = np.arange(self.n_fft)
         self.span = self.frame_len + self.n_cp
-        """Samples from a frame's start on that hold all windows, each followed by what fills its step."""
+        """Number of samples, from a frame's start on, that contain all windows and the gaps after them."""
         self.detection_share = self._detection_share()
 
         # Range of the fine search around the coarse start; the preamble repeats itself after one half.
@@ -61,7 +61,8 @@ class Plan:
         self.even: I64 = self.used[carried]
         self.preamble_over_symbol: C128 = preamble[self.even] / symbol[self.even]
 
-        # A channel fits into the cyclic prefix; the estimate for a carrier or another waveform spreads over all delays.
+        # The energy of a channel lies within a cyclic prefix; that of a pure carrier, or of another waveform, is spread
+        # over all delays.
         delays = np.arange(self.n_cp + 1)
         self.to_delays = np.exp(2j * np.pi / self.n_fft * np.outer(self.bins, delays)) / np.sqrt(self.n_fft)
         one_path = np.exp(-2j * np.pi / self.n_fft * self.bins * (self.n_cp // 2))

@@ -47,7 +47,7 @@ _PREAMBLE_MATCH = 0.6
 """Least coherence between the received preamble and the one predicted from the symbols' estimate. A frame at 0 dB
 has 0.73; random noise on 32 bins exceeds 0.6 once in 10⁶."""
 _SEARCHED_SIGMAS = 4.5
-"""The same after a search, which tries a hypothesis for every carrier, so that a chance match is more likely."""
+"""The same after a search over carrier offsets: it tests many of them, so that a match by chance is more likely."""
 _SIGMAS = 5.0
 """A self-correlation of n noise samples exceeds 5/√n with probability e⁻²⁵."""
 _DC_RESIDUE = 1e-3
@@ -202,8 +202,8 @@ class Synchroniser:
     ) -> Iterator[Soundings]:
         """Find a frame in each of `blocks`, samples (antenna, sample), and estimate the channel by least squares.
 
-        Yields those that were found, some at a time; writes the reason for each other block into its place in
-        `rejected`. Raises ValueError where a block and the frame differ in sample rate.
+        Yields the found frames in groups. For every other block, the reason is written into its place in `rejected`.
+        Raises ValueError where a block and the frame differ in sample rate.
         """
         plan = self.plan(frame)
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -235,7 +235,7 @@ class Synchroniser:
             raise ProbeRejected(
                 Reject.TRUNCATED, f"{raw.shape[1]} samples cannot hold {n_antennas} antennas' {plan.frame_len + later}"
             )
-        # the first section is searched only where the others still fit behind it
+        # The first section is searched only where the sections of the other antennas fit after it.
         rejected: list[CsiFrame | ProbeRejected | None] = [None]
         first = replace(block, samples=raw[:, : raw.shape[1] - later])
         soundings = list(self.sound([first], frame.frame, rejected))
@@ -413,7 +413,7 @@ def _unfit(block: IqBlock, plan: Plan) -> ProbeRejected | None:
 
 
 def _lost(rows: I64, lock: _Lock, why: Mapping[int, ProbeRejected], plan: Plan) -> I64:
-    """Return which of the rows may have been missed, or misjudged, because of another carrier offset."""
+    """Return the rows in which the frame may have been missed, or misjudged, because of a larger carrier offset."""
     stray = lock.rows[lock.share < plan.min_delay_share].tolist()
     missed = {row for row, reason in why.items() if reason.reason != Reject.CLIPPED}
     return indices(np.isin(rows, [*missed, *stray])) if missed or stray else rows[:0]
@@ -437,7 +437,7 @@ def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -
     turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
     cfo = _unwrapped(turn, coarse_cfo, plan)
     turns, within = phasors(cfo, plan.parts), phasors(cfo, plan.samples)
-    # one transform for all, because most of its time is that of the call
+    # All are transformed in one call, because the call takes most of the time.
     corrected = batch.scratch.array("corrected", (n_frames, n_antennas * n_parts + 1, plan.n_fft))
     corrected[:, -1] = within
     body = corrected[:, :-1].reshape(windows.shape)
@@ -475,21 +475,23 @@ def _preamble_match(preamble: C128, total: C128, plan: Plan) -> F64:
 def _repeating(received: C128, mean: C128, dc: _Dc, plan: Plan) -> tuple[C128, F64]:
     """Return the mean over the symbols of (frame, antenna, symbol, subcarrier) and the noise on a bin of one symbol.
 
-    `mean` (frame, antenna, subcarrier) is the plain one; the noise power (frame, antenna) is that of the rest.
+    `mean` (frame, antenna, subcarrier) is the plain mean over the symbols; the noise power (frame, antenna) is that of
+    the part that does not repeat.
 
-    The remaining DC offset of the receiver is subtracted on the used bins. The block's mean was subtracted before, but
-    this also removes some signal: once a carrier offset shifts it, the frame's mean is not zero. After the correction
-    DC is at −cfo and turns from symbol to symbol, so that the bins without pilots, and what does not repeat, separate
-    it from the signal. Linear MMSE: where it coincides with the signal (at the few carrier offsets at which DC repeats,
-    too) and the noise is strong, less is subtracted.
+    The remaining DC offset of the receiver is subtracted on the used bins. (The block's mean was subtracted before; but
+    with a carrier offset the frame itself has a mean, which was removed as well and now appears as a DC offset.) After
+    the correction of the carrier offset, DC is at −cfo, and its phase turns from symbol to symbol. It can therefore be
+    told from the signal by the bins without pilots and by the part that does not repeat. This is a linear MMSE
+    estimate: at the few carrier offsets at which DC repeats as the signal does, and with strong noise, less is
+    subtracted.
     """
     n_symbols, n_fft, used = plan.n_symbols, plan.n_fft, dc.spectrum[:, None, :]
     common = dc.turns.sum(axis=-1)[:, None] / n_symbols  # (frame, 1)
     used_energy, pattern = energy(used)[:, 0, None], dc.spectrum.conj()[:, :, None]
     total_energy, mean_energy = energy(received), energy(mean)
     noise = _noise(total_energy, mean_energy, plan)
-    # Least squares: DC's pattern less the part of it that looks like signal (repeating, on used bins). The spectra's
-    # product with DC's pattern over all bins is, by Parseval, the windows' plain sum.
+    # Least squares, with the part of DC's pattern that cannot be told from the signal (it repeats, on used bins) left
+    # out. By Parseval, the product of the spectra with DC's pattern over all bins is the plain sum of the windows.
     score = n_fft * dc.total - n_symbols * common.conj() * (mean @ pattern)[..., 0]
     share = n_symbols * (n_fft**2 - power(common) * used_energy)
     offset = score / (share + noise / (_DC_RESIDUE / n_fft**2 * mean_energy + 1e-30))
@@ -514,7 +516,8 @@ def _delay_share(h: C128, plan: Plan) -> F64:
 def _mean_delay(h: C128, plan: Plan) -> F64:
     """Return (frame,) mean delays in samples after the FFT window's start, from the mean phase step over frequency.
 
-    Weighted by power: the exact position of a single path, the centre of gravity of several. Unlike the first or the
-    strongest path it does not jump between paths when noise changes, so both ends of a link get the same one.
+    The mean is weighted by power: it is the delay of a single path, or the centroid of several. Unlike the delay of the
+    first or the strongest path, it does not jump between paths when the noise changes, so both ends of a link get the
+    same one.
     """
     return -cycles_between(h[..., :-1] * plan.neighbours, h[..., 1:]) * plan.n_fft

@@ -24,10 +24,10 @@ class LeastSquares(CsiEstimator):
     def estimate_many(self, blocks: Sequence[IqBlock], frame: SoundingFrame) -> list[CsiFrame | ProbeRejected]:
         """Find the frame in each `block.samples` (antenna, sample) and estimate the channel.
 
-        `h` (rx antenna, 1, subcarrier) refers to `time_s`, the receiver's time at which the frame's first sample
-        arrived over the channel's power-weighted mean delay; it holds delays relative to that, and the carriers' phase
-        at that instant. `time_s` has sub-sample resolution. `snr_db` is that of one symbol (`h` itself is n_symbols
-        times better), with the noise taken as white over the band; `rssi_dbfs` is the mean |sample|² over the frame.
+        `time_s` is the receiver's time, with sub-sample resolution, at which the frame's first sample arrived over the
+        channel's power-weighted mean delay. `h` (rx antenna, 1, subcarrier) contains the delays relative to it and the
+        carriers' phase at that instant. `snr_db` is that of one symbol, for noise that is white over the band (the SNR
+        of `h` is n_symbols times as large); `rssi_dbfs` is the mean |sample|² over the frame.
 
         A delay spread a little beyond the cyclic prefix biases the estimate and is not detected. Rejects with
         NO_PREAMBLE, CLIPPED, LOW_SNR, CFO_RANGE, TRUNCATED or OVERFLOW; raises ValueError on different sample rates.

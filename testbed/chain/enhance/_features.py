@@ -25,11 +25,11 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 ScaleName = Literal["db", "magnitude", "complex"]
 Detrend = Literal["none", "difference", "highpass"]
 
-# complex64 magnitudes carry about 1e-6 dB of rounding. Rounding it away makes equal measurements (1 dB RSSI steps)
-# equal again, so that ties are ties for the quantizer at both ends.
+# Magnitudes from complex64 have rounding errors of about 1e-6 dB. To fewer decimals, equal measurements (RSSI in steps
+# of 1 dB) are equal again, so that the quantizers at both ends see the same ties.
 _DB_DECIMALS = 5
 _FINER = 2
-"""Delays tried per sample of the bandwidth."""
+"""Number of delays per sample of the bandwidth at which the delay profile is computed."""
 
 
 class ScaleOptions(StageOptions, frozen=True):
@@ -66,7 +66,8 @@ class Reduction:
         return aligned(csi) if self.align and not self.levels(csi) else csi.h.astype(np.complex128)
 
     def levels(self, csi: CsiSeries) -> bool:
-        """Whether this CSI gives levels only: real values from 0 on, or one subcarrier that is to be aligned."""
+        """Whether this CSI gives levels only, because it has no phases or alignment would remove that of its only
+        subcarrier."""
         return (self.align and csi.h.shape[-1] < 2) or levels_only(csi)
 
     def apply(self, h: F64 | C128, csi: CsiSeries) -> Features:
@@ -115,10 +116,11 @@ def magnitudes(csi: CsiSeries) -> F64:
 def aligned(csi: CsiSeries) -> C128:
     """Return the CSI, (probe, rx antenna, tx antenna, subcarrier), without each frame's mean delay and common phase.
 
-    For every antenna pair by itself: the mean slope of the phase over frequency is removed, then all values are rotated
-    such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and where two are
-    nearly equal neither is chosen. Under every rule there are frames for which the two ends differ, since a phase
-    reference cannot depend on the channel continuously everywhere (Borsuk–Ulam); here, those whose strong taps cancel.
+    For every antenna pair by itself, the mean slope of the phase over frequency is removed. Then all values are rotated
+    such that Σ_τ g(τ)·|g(τ)| over the delay profile g is real and positive: strong taps count most, and nearly equal
+    ones count nearly the same. Every rule makes the two ends differ in some frames, because no phase reference is a
+    continuous function of the channel everywhere (Borsuk–Ulam). With this rule, these are the frames whose strong taps
+    cancel.
     """
     h = csi.h.astype(np.complex128)
     f = csi.subcarrier_hz
@@ -157,8 +159,8 @@ def difference(values: F64) -> F64:
 def highpass(values: F64, window: int) -> F64:
     """Subtract from each row the mean of the valid rows among the `window` before it (probe, dimension).
 
-    Only the past is used, so that a node can do it while probing and both ends get the same. A row with fewer than half
-    a window of valid predecessors is NaN, because its mean would be mostly noise.
+    Only earlier rows are used, so that a node can compute it while probing and both ends get the same result. A row
+    with fewer than half a window of valid predecessors is NaN, because their mean would be mostly noise.
     """
     valid = np.isfinite(values)
     level = (

@@ -1,12 +1,14 @@
 """What the enhancers with a model share: vectors of CSI, splits, the model with its card, files, messages.
 
 A subclass learns from pairs of real vectors (probe, element): Re of all antenna pairs and subcarriers, then Im, of CSI
-without each frame's delay and common phase (`_features.aligned`). It gives either Bob's CSI as Alice predicts it
-(`maps_csi`), which both ends then turn into the same features as `identity` does; or features of its own, at both ends.
-Of CSI without phases (RSSI) the vectors are the levels in dB, one element a subcarrier, and one subcarrier is enough.
+without each frame's delay and common phase (`_features.aligned`). The enhancer then either predicts Bob's CSI at Alice
+(`maps_csi`), from which both ends compute features as `identity` does; or it computes features of its own, at both
+ends. For CSI without phases (RSSI) the vectors are the levels in dB, one element a subcarrier, and one subcarrier
+suffices.
 
-A stretch of time is split, not shuffled: the last part validates, a gap before it belongs to neither, because
-neighbouring probes are nearly the same. The rounds that enter keys come after all of them (`[training] guard_rounds`).
+Training rounds are split in the order of time and not shuffled, because neighbouring probes are nearly the same: the
+last part validates the model, and a gap before it is not used. The rounds that make keys come after all of them
+(`[training] guard_rounds`).
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from testbed.core.whole import read_whole, write_whole
 
 MIN_SUBCARRIERS = 4
 MAX_MODEL_BYTES = 1 << 26
-"""Most bytes of a model's arrays: ten times what the largest of ours has."""
+"""Largest number of bytes of a model's arrays: ten times that of the largest model of this package."""
 MIN_PROBES = 16
 """Fewest complete pairs of probes that make a training set."""
 Arrays = dict[str, NDArray[Any]]
@@ -54,7 +56,8 @@ class Split:
 
     @classmethod
     def of(cls, n: int, validation: float, gap: int) -> Split:
-        """Return the first rows to train, the last `validation` share to validate, `gap` rows between for neither.
+        """Return the first rows for training and the last `validation` share for validation, with `gap` unused rows
+        between them.
 
         Raises ValueError where fewer than 2 rows are left to train.
         """
@@ -81,7 +84,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with its card: what it is, what data it was learnt from, with which software versions."""
+    """A model with its card, which states what the model is and from which data it was trained by which software."""
 
     card: dict[str, Any]
     private: Arrays
@@ -89,8 +92,8 @@ class Model:
 
     @property
     def id(self) -> str:
-        """Sixteen hex digits, the same at both ends: a hash of the card, which has the hash of Alice's weights, and of
-        the public part."""
+        """Sixteen hex digits, the same at both ends: a hash of the public part and of the card, which contains the hash
+        of Alice's weights."""
         return digest({"card": np.frombuffer(_text(self.card).encode(), np.uint8), **self.public})[:16]
 
 
@@ -117,7 +120,7 @@ class MappedOptions(TrainedOptions, frozen=True):
 
 
 _NOT_LEARNT = ("align", "model", "device", "step", "scale")
-"""Options that do not affect what is learnt, or are among the card's parameters."""
+"""Options that do not affect what is learnt, or are stored among the card's parameters."""
 
 
 class Trained(TrainableEnhancer):
@@ -126,8 +129,8 @@ class Trained(TrainableEnhancer):
     options_type = TrainedOptions
     options: TrainedOptions
     applied: ClassVar[tuple[str, ...]] = ()
-    """Options that say how a model is applied; a model with other values is refused. All other options say how it is
-    learnt, which does not matter for a model that exists."""
+    """Options that determine how a model is applied; a model with other values is refused. All other options determine
+    the training only and need not be the same for an existing model."""
 
     maps_csi: ClassVar[bool] = True
     """Whether it predicts Bob's CSI at Alice; otherwise both ends compute features."""
@@ -150,7 +153,7 @@ class Trained(TrainableEnhancer):
         if o.model:
             self.read(Path(o.model))
 
-    # ------------------------------------------------------------ what a subclass says
+    # ------------------------------------------------------------ what a subclass defines
 
     @abstractmethod
     def _learn(self, alice: F64, bob: F64, split: Split, rng: np.random.Generator) -> Learned:
@@ -277,7 +280,7 @@ class Trained(TrainableEnhancer):
         self._levels = levels
         if levels:
             alice, bob = of_levels(alice), of_levels(bob)
-        # values that do not exist, or have no level in dB, are missing
+        # Values that were not measured, or have no level in dB, count as missing.
         whole_csi = [
             np.isfinite(self._vectors(c) if levels else c.h.reshape(len(c.h), -1)).all(axis=1) for c in (alice, bob)
         ]
@@ -327,9 +330,9 @@ class Trained(TrainableEnhancer):
                 )
 
     def _score(self, before: F64, alice: F64, bob: F64) -> dict[str, float]:
-        """Return the ends' remaining difference before and after, over Bob's power, in the values that are compared.
+        """Return the mean squared difference of the ends before and after the enhancement, relative to Bob's power.
 
-        Levels in dB have a zero by convention only, so for them it is over the variance.
+        For levels in dB, whose zero is arbitrary, it is relative to their variance.
         """
         assert self._model is not None
         after = self._apply(self._model, "alice", alice)
@@ -491,7 +494,7 @@ def packed(arrays: Arrays) -> bytes:
 
 def unpacked(data: Any) -> Arrays:
     """Return the arrays of an .npz file in memory; raises ValueError for anything else, pickles included."""
-    # the second is that of an archive without arrays
+    # The second of these prefixes is that of an archive without arrays.
     if not isinstance(data, bytes) or data[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
         raise ValueError("no .npz file")
     arrays = read_npz(data, MAX_MODEL_BYTES, kinds="fcui")

@@ -21,7 +21,7 @@ from testbed.core.types import F64
 from testbed.learning import torch_device
 
 Width = Annotated[int, Meta(ge=1, le=8192)]
-"""Width of a layer; the limit is far more than CSI needs and fits a node's memory."""
+"""Width of a layer. The limit is far more than CSI needs, and such a layer fits into a node's memory."""
 Build = Callable[[], Any]
 """Returns a fresh torch module."""
 
@@ -30,7 +30,7 @@ class NetworkOptions(TrainedOptions, frozen=True):
     """Options of the training of a network, beside those of all enhancers with a model."""
 
     epochs: Count = 200
-    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
+    """Largest number of epochs; training ends earlier if the validation loss did not improve for `patience` epochs."""
     patience: Count = 20
     """Epochs without improvement after which training ends."""
     batch: Count = 64

@@ -1,7 +1,8 @@
 """AE (Han et al., 2022; paper B's peer): features from the code of an autoencoder that both ends share.
 
-Our reading of "reciprocal features from a trained autoencoder": one encoder for both ends. From the code of either
-end's CSI one decoder must reconstruct both ends' CSI, and the two codes must be equal.
+The paper says only "reciprocal features from a trained autoencoder"; this is our interpretation. Both ends use one
+encoder. From the code of either end's CSI, one decoder must reconstruct the CSI of both ends, and the two codes must be
+equal.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class AutoencoderOptions(NetworkOptions, frozen=True):
 
 
 class Autoencoder(Trained):
-    """Gives `codes` features: the code of an encoder that Alice publishes, with mean 0 and variance 1 over a batch.
+    """Computes `codes` features by an encoder that Alice publishes; they have mean 0 and variance 1 over a batch.
 
     Loss: mean squared error of the four reconstructions (either end's code, either end's CSI) plus `agreement` times
     that of the two codes.
@@ -64,7 +65,7 @@ class Autoencoder(Trained):
 def encoder(elements: int, hidden: int, codes: int) -> Any:
     from torch import nn
 
-    # the last layer normalises the codes: otherwise both ends' codes could become equal by shrinking to 0
+    # The last layer normalises the codes; without it, the codes of both ends could become equal by shrinking to 0.
     return nn.Sequential(
         nn.Linear(elements, hidden), nn.ReLU(), nn.Linear(hidden, codes), nn.BatchNorm1d(codes, affine=False)
     )

@@ -1,10 +1,11 @@
 """Calibration, Wiener filter, and a small network for the remainder: our own method to compare with CRCNet.
 
-Two ends' hardware changes a reciprocal channel by a fixed complex factor a subcarrier, as in the calibration of TDD
-base stations (Shepard et al., Argos, 2012). The factor is found from products of neighbouring subcarriers, in which a
-frame's phase and delay cancel, and is removed before the alignment, so that both ends align alike. The Wiener filter
-then removes the noise that the correlation over frequency reveals, and a network, zero at the start, learns the rest:
-where there is nothing more to learn it stays zero, so it cannot do worse on the validation stretch.
+The hardware of the two ends changes a reciprocal channel by a fixed complex factor per subcarrier, as in the
+calibration of TDD base stations (Shepard et al., Argos, 2012). The factor is estimated from products of neighbouring
+subcarriers, in which a frame's phase and delay cancel, and is removed before the alignment, so that the alignment does
+the same at both ends. The Wiener filter then removes noise by means of the correlation over frequency. A network, whose
+output is 0 at first, learns what remains. Where nothing is left to learn its output stays 0, so that it is never worse
+on the validation rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class CalibratedOptions(MappedNetworkOptions, frozen=True):
     hidden: Annotated[int, Meta(ge=0, le=8192)] = 64
     """Width of the hidden layer; 0: there is no network."""
     epochs: Count = 100
-    """Most epochs; training ends before when the validation loss has not improved for `patience` epochs."""
+    """Largest number of epochs; training ends earlier if the validation loss did not improve for `patience` epochs."""
     patience: Count = 10
     """Epochs without improvement after which training ends."""
 
@@ -40,7 +41,7 @@ class Calibrated(Trained):
     applied = ("hidden",)
 
     def _calibrate(self, alice: CsiSeries, bob: CsiSeries) -> Arrays:
-        if alice.h.shape != bob.h.shape:  # an Eve may have other antennas, and then there is nothing to compare
+        if alice.h.shape != bob.h.shape:  # an Eve with other antennas has no corresponding values
             return {"factor": np.ones(alice.h.shape[1:], np.complex128)}
         return {"factor": reciprocity_factor(alice.h.astype(np.complex128), bob.h.astype(np.complex128))}
 

@@ -1,4 +1,4 @@
-"""Canonical correlations: the linear features that agree best where both ends may transform (Hotelling, 1936)."""
+"""Canonical correlations: the linear features that agree best if both ends transform their CSI (Hotelling, 1936)."""
 
 from __future__ import annotations
 

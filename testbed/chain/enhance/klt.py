@@ -2,8 +2,8 @@
 
 The basis is that of an exponential power delay profile, whose covariance between subcarriers at a distance Δf is
 1/(1 + j2πΔf·τ): both ends, and Eve, know it from the experiment file. For a channel with another profile the dimensions
-are still nearly independent (they are the delay domain, windowed to the band), and only their order may be wrong; the
-quantizer gives each dimension the bits that it is worth.
+are still nearly independent (they are the delay domain, windowed to the band), and only their order may be wrong. That
+does no harm, because the quantizer decides the number of bits of each dimension by its measured quality.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ class Klt(Enhancer):
         components = h @ vectors[:, :count].conj()
         both = np.stack([components.real, components.imag], axis=-1)
         if self.options.phase == "aligned" and csi.subcarrier_hz.size < 2:
-            both = both[..., :1]  # without its phase a single value is real
+            both = both[..., :1]  # the only value is real once its phase is removed
         return Features(values=both.reshape(both.shape[0], -1), rounds=csi.rounds)

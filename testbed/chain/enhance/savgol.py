@@ -58,7 +58,7 @@ class Savgol(Enhancer):
 
     def transform(self, csi: CsiSeries, role: str) -> Features:
         """Return (probe, dimension) features in the order of `Identity.transform`; NaN rows stay NaN."""
-        # A matrix product keeps a NaN inside its own row; scipy's filter fits the edges of all rows together.
+        # With a matrix product, a NaN affects its own row only; scipy's filter fits the edges of all rows together.
         smooth = smoothing_matrix(csi.h.shape[-1], self.options.window, self.options.order)
         if self._reduction.scale == "complex":
             return self._reduction.apply(self._reduction.phases(csi) @ smooth.T, csi)

@@ -41,11 +41,11 @@ class OfdmOptions(StageOptions, frozen=True):
 class Ofdm(Sounder):
     """OFDM sounding frame with a Schmidl–Cox preamble.
 
-    Bins ±1 … ±n_subcarriers/2 are used, DC is not. The preamble carries every second of them, which makes its two
-    halves equal (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997) over the same band and with the same power as the
-    symbols. All bins have the same magnitude. Their phases are drawn from `seed` and shaped for a low crest factor, not
-    a chirp (Zadoff–Chu, Newman): a chirp shifted in frequency is a chirp shifted in time, so that a receiver could
-    mistake a carrier offset for a delay.
+    Bins ±1 … ±n_subcarriers/2 are used, DC is not. The preamble uses every second of them, which makes its two halves
+    equal (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997); it has the band and the power of the symbols. All bins
+    have the same magnitude. Their phases are drawn from `seed` and optimised for a low crest factor. They do not form a
+    chirp (Zadoff–Chu, Newman): a chirp that is shifted in frequency equals one that is shifted in time, so that a
+    receiver could mistake a carrier offset for a delay.
 
     Both ends must use the same options.
     """

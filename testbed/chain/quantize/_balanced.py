@@ -5,14 +5,14 @@ dual has one price p a region. With r = n mod k,
 
     max_p  Σ_i min_j (c_ij + p_j) − ⌊n/k⌋·Σ_j p_j − (sum of the r highest prices).
 
-n samples but only k prices: a general solver visits n·k arcs, whereas here all the work is in k dimensions.
+There are n samples, but only k prices: a general solver visits n·k arcs, whereas this one works in k dimensions.
 1. Prices by Newton's method on the dual. Its gradient is the excess of each region; its second derivative is the
    density of samples on the boundary of two regions, counted in a thin layer.
 2. A few regions still have some samples too many. These are moved along shortest augmenting paths in the graph of the
-k regions, where the arc j → l has the cost of the cheapest move of one sample from j to l. A further node passes on
-the right to be one of the r larger regions. Reduced costs stay ≥ 0, which is optimality by complementary slackness.
+k regions, where the arc j → l has the cost of the cheapest move of one sample from j to l. A path over one further node
+changes which regions are the r larger ones. Reduced costs stay ≥ 0, which proves optimality (complementary slackness).
 
-`dual_bound` makes the proof checkable: no assignment costs less than it.
+`dual_bound` allows a check of the proof: no assignment costs less than it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from testbed.core.types import F64, I64
 
 _NEWTON_STEPS = 30
 _FEW = 256
-"""Most samples for which one step over all regions is faster than one step for each region."""
+"""Largest number of samples for which one array operation over all regions is faster than one for each region."""
 
 
 def assign_balanced(costs: F64, prices: F64 | None = None) -> tuple[I64, F64]:
     """Return (sample,) regions and (region,) prices of a cheapest balanced assignment.
 
-    costs: (region, sample), finite. prices: starting values, e.g. those of a similar problem; they affect the time that
-    is needed, and the result only where several assignments are equally cheap.
+    costs: (region, sample), finite. prices: starting values, e.g. those of a similar problem. They affect the computing
+    time; the result depends on them only where several assignments are equally cheap.
     """
     p = _approach(costs, prices)
     _, label = _cheapest(costs, p)
@@ -129,11 +129,11 @@ def _newton(costs: F64, prices: F64) -> tuple[F64, int]:
         good, best, share = p, wrong, 1.0
         if wrong <= k // 4:
             break
-        # The layer holds a few times as many samples as have to move: thick enough to count, thin enough to be local.
+        # The layer contains a few times as many samples as have to move: enough to count them, and still a thin layer.
         m = min(n - 1, max(8 * k, 4 * wrong))
         layer = np.partition(gap, m)[m]
         if layer <= 0.0:
-            break  # only ties are left, which the paths below move together
+            break  # only ties are left, which `_augment` moves together
         near = gap <= layer
         density = np.bincount(label[near] * k + other[near], minlength=k * k).reshape(k, k) / (2.0 * layer)
         density += density.T
@@ -146,11 +146,11 @@ def _newton(costs: F64, prices: F64) -> tuple[F64, int]:
 
 
 def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
-    """Make an assignment balanced that is optimal for its own sizes at `prices`; each path is a shortest one."""
+    """Balance an assignment that is optimal for its present sizes at `prices`, along shortest augmenting paths."""
     k, n = costs.shape
     larger = n % k
     sizes, target = np.bincount(label, minlength=k), _targets(prices, n)
-    # node k passes on the right to be larger; its price lies between the larger and the smaller regions
+    # Paths over node k change which regions are larger; its price lies between those of larger and smaller regions.
     pi = np.append(prices, np.sort(prices)[k - larger] if larger else 0.0)
     arcs = np.full((k + 1, k + 1), np.inf)
     for j in range(k):
@@ -195,7 +195,7 @@ def _augment(costs: F64, label: I64, prices: F64) -> tuple[I64, F64]:
 
 
 def _passing_on(arcs: F64, sizes: I64, n: int) -> None:
-    """Fill in the arcs of the last node: a smaller region may become a larger one if another region gives that up."""
+    """Fill in the arcs of the last node: a smaller region may become a larger one if another becomes smaller."""
     k = sizes.size
     if n % k:
         arcs[:k, k] = np.where(sizes <= n // k, 0.0, np.inf)

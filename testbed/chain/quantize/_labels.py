@@ -5,8 +5,8 @@ sample of region u is taken for v, minimise Σ w_uv · (bits in which the labels
 solved exactly, more by the best pairwise exchange from several starts. k regions get ⌈log2 k⌉ bits each; where k is no
 power of two, some labels are not used.
 
-The places of a label are then ordered by how much an error there reveals about the rest of the label, most first, as in
-a Gray code along a line.
+The places of a label are then ordered: first the place at which an error reveals most about the rest of the label, as
+in a Gray code along a line.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from testbed.core.types import F64, I64, U8
 
 _EXACT = 8
 _DRAWS = 400
-"""Simulated samples a region, from which the confusion of regions is estimated."""
+"""Number of simulated samples per region by which the confusion of regions is estimated."""
 _NOISE = 0.25
-"""Standard deviation of a simulated error in units of half the distance to the nearest other centroid: so small that
-errors lead to neighbouring regions only."""
+"""Standard deviation of a simulated error, in units of half the distance to the nearest other centroid; it is so small
+that errors lead to neighbouring regions only."""
 
 
 def label_regions(centroids: F64, rng: np.random.Generator) -> U8:
@@ -50,14 +50,14 @@ def label_bits(k: int) -> int:
 def confusion(centroids: F64, rng: np.random.Generator) -> F64:
     """Return (region, region) symmetric frequencies at which a small error moves a sample between two regions.
 
-    Simulated: samples spread around the centroids by up to half the distance to the nearest other one, and moved by a
-    quarter of that.
+    They are simulated: samples are spread around each centroid by up to half the distance to the nearest other one, and
+    moved by a quarter of that.
     """
     k, d = centroids.shape
     between = ((centroids[:, None] - centroids[None]) ** 2).sum(axis=2)
     np.fill_diagonal(between, np.inf)
     half = np.sqrt(between.min(axis=1)) / 2.0
-    half[half == 0.0] = half.max()  # for two centroids in one place, any size serves
+    half[half == 0.0] = half.max()  # two equal centroids have no distance; any size will do
     spread = np.repeat(half, _DRAWS)[:, None]
     x = np.repeat(centroids, _DRAWS, axis=0) + spread * rng.normal(size=(k * _DRAWS, d))
     here, there = _nearest(x, centroids), _nearest(x + _NOISE * spread * rng.normal(size=x.shape), centroids)
@@ -100,7 +100,7 @@ def _hamming(k: int) -> F64:
 
 
 def _exact(w: F64) -> I64:
-    """Try all codes; that of region 0 is 0, because flipping a place in all codes changes nothing."""
+    """Try all codes with code 0 for region 0; that suffices, because flipping a place in all codes changes nothing."""
     k = w.shape[0]
     codes = np.array([(0, *rest) for rest in permutations(range(1, k))])
     cost = (_hamming(k)[codes[:, :, None], codes[:, None, :]] * w).sum(axis=(1, 2))

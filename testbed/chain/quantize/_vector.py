@@ -13,16 +13,17 @@ at most log2 N, so all that they can reveal is charged: coordinates are rounded 
 distribution of the samples. For blocks of thousands of bits it is a few per cent; small blocks have too few bits for
 many regions in many dimensions.
 - Bit labels are a function of the published centroids and of fresh random numbers, so they reveal nothing more.
-- Balance. The labels of all samples are known to occur equally often (within one), which no statistic of the string
-  shows. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means promises nothing about its counts;
-  its bias is in the string and is seen by the entropy estimate.
-- Labels that are not used, where k is no power of two: ⌈log2 k⌉ − log2 k bits per label do not exist. The string shows
-that in part; it is charged here in full, because an estimate may not notice every missing label.
-- Guard bands. The same share of every region is dropped, the samples nearest to another region, so for independent
-  probes the indices say nothing about the labels of what is kept, and at Alice what is kept stays balanced. Bob drops
-  by the same rule on his samples; what that does to the rest is in the string, as in `scalar`.
+- Balance. It is known that all labels occur equally often (within one), but no statistic of the string shows that this
+  is so by construction. As in `scalar` it removes n·log2 k − log2(n! / Π c_l!) bits. Plain k-means does not balance its
+  counts; their bias is visible in the string, and the entropy estimate accounts for it.
+- Unused labels, where k is no power of two: a label then has log2 k bits at most, and not ⌈log2 k⌉. The string shows
+the difference in part; it is charged here in full, because an estimate may not notice every missing label.
+- Guard bands. The same share of every region is dropped, namely the samples nearest to another region. For independent
+  probes the published indices therefore reveal nothing about the labels of kept samples, and at Alice these stay
+  balanced. Bob drops samples by the same rule on his own; the bias that results is visible in the string, as in
+  `scalar`.
 - Which dimensions vary at all is a property of the receiver, not of the kept labels, so nothing is charged.
-- Corrected errors are charged later by their place in the label; `_labels` orders the places for that.
+- Corrected errors are charged later, by their place in the label; `_labels` orders the places for that.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class VectorOptions(StageOptions, frozen=True):
     guard: Annotated[float, Meta(ge=0, le=0.5)] = 0.1
     """Share of each region's samples dropped, those nearest to another region."""
     grouping: Literal["adjacent", "spread"] = "adjacent"
-    """Which features form a sample: adjacent dimensions, or ones as far apart as there are groups. Dimensions left over
-    are not used."""
+    """Which features form a sample: adjacent dimensions, or dimensions that are as far apart as there are groups.
+    Dimensions that are left over are not used."""
     precision: Annotated[int, Meta(ge=0, le=8)] = 4
     """Bits of a centroid's coordinate beyond the log2(regions)/dimension that distinguish regions; more bits leak
     more."""
@@ -192,10 +193,10 @@ class VectorQuantizer(Quantizer):
     # ------------------------------------------------------------ clustering
 
     def cluster(self, points: F64, rng: np.random.Generator, max_rounds: int = _MAX_ROUNDS) -> F64:
-        """Return (region, dimension) centroids of (sample, dimension) points: the best assignment found on the way.
+        """Return (region, dimension) centroids of (sample, dimension) points, of the best assignment found.
 
-        Assignment and centroids in turn until no sample changes, the cost rises (a greedy assignment need not converge)
-        or `max_rounds`. A region that no sample chooses keeps its centroid.
+        Assignment and centroids are computed in turn until no sample changes, the cost rises (a greedy assignment need
+        not converge), or for `max_rounds` iterations. A region without samples keeps its centroid.
         """
         best, found = plus_plus(points, self._k, rng), np.inf
         centroids, label, prices = best, np.full(points.shape[0], -1), None
@@ -243,7 +244,7 @@ class VectorQuantizer(Quantizer):
         """Return (sample,) False for the share `guard` of each region whose samples lie nearest to another region."""
         keep = np.ones(region.size, np.bool_)
         sizes = np.bincount(region, minlength=self._k)
-        # a balanced region with one sample more drops no more than the others, so that the counts still differ by one
+        # If sizes are balanced, all regions drop the same number, so that the counts still differ by one at most.
         floor = np.full(self._k, sizes.min()) if np.ptp(sizes) <= 1 else sizes
         drop = np.floor(self._guard * floor).astype(np.int64)
         if not drop.any():

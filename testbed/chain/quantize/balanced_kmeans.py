@@ -14,7 +14,7 @@ from testbed.core.errors import DialogueFailed
 from testbed.core.types import F64, I64
 
 MAX_SAMPLES = 8192
-"""Most samples: half a gigabyte of costs, and more than a minute for an assignment."""
+"""Largest number of samples: their costs take half a gigabyte, and an assignment takes more than a minute."""
 
 
 class BalancedKMeans(VectorQuantizer):
@@ -41,7 +41,7 @@ def match_places(costs: F64) -> I64:
     if not larger:
         _, place = scipy.optimize.linear_sum_assignment(np.repeat(costs, each, axis=0).T)
         return np.asarray(place // each, np.int64)
-    # One place more for each region; k − larger dummies take all but `larger` of the extra places, and no others.
+    # Each region gets one extra place; k − larger dummy samples, which fit extra places only, leave `larger` of them.
     each += 1
     table = np.full((n + k - larger, k * each), np.inf)
     table[:n] = np.repeat(costs, each, axis=0).T

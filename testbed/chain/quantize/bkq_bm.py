@@ -31,7 +31,7 @@ def fill(costs: F64) -> I64:
     while start < n:
         left = np.flatnonzero(open_)
         wish = left[np.argmin(costs[left, start:], axis=0)]
-        # how many samples with the same wish came before; the first that finds its region full ends the stretch
+        # Count the earlier samples that prefer the same region; the first sample whose region is full ends this part.
         count = np.zeros(wish.size, np.int64)
         for j in left:
             here = wish == j

@@ -1,14 +1,14 @@
-"""Fine, equally likely cells without guard bands, as many as a dimension's correlation justifies: for soft decoding.
+"""Equally likely cells without guard bands, as many as a dimension's correlation justifies, for soft decoding.
 
 Alice cuts each dimension into 2**m equally likely cells, by rank or by the normal distribution, and labels them in
 binary, so that a label of fewer bits is the beginning of a longer one. She publishes some labels at once (pilots: they
 are the first part of the sacrifice); Bob compares his own values and publishes each dimension's m: reverse
-water-filling in whole bits. A dimension whose bits cost more than they give gets none. Nothing is dropped near
-thresholds: `reconcile.multilevel` requests more parities where Bob is unsure.
+water-filling in whole bits. A dimension whose bits cost more than they contribute to the key gets none. Values near
+thresholds are not dropped: `reconcile.multilevel` needs more parities for them.
 
 What the public messages reveal:
-- Pilots leave the string, as all sacrificed bits do (`published`), so they count 0 here.
-- The number of bits of a dimension: a function of pilots at both ends; all of its 4 bits a dimension are charged.
+- Pilots are removed from the string, as all sacrificed bits are (`published`), so they count 0 here.
+- The number of bits of a dimension follows from the pilots at both ends; 4 bits are charged for each dimension.
 - Ranks make the cells balanced; Bob's message charges what this reveals of n labels (`_messages.balance_bits`): about
 7·2**m bits per dimension, which is much for short blocks. With cells of the normal distribution, only the sample's mean
 and variance are fixed: each reveals the sum of n labels with the precision of the cells, at most log2 n bits and, from
@@ -38,7 +38,7 @@ MOST_BITS = 8
 _ALLOCATION_BITS = 4
 _LEAST_VALUES = 16
 _WORTH = 0.02
-"""Key bits a value below which a dimension is left out."""
+"""Least number of key bits per value; a dimension with fewer is left out."""
 _CLEAR, _GAP, _OFFSET = 0.94, 1.01, 0.022
 """Cost of reconciling a bit of conditional entropy h: the whole bit from `_CLEAR` on, else h·_GAP + _OFFSET."""
 
@@ -51,8 +51,9 @@ class EquiprobableOptions(StageOptions, frozen=True):
     shortfall: Annotated[float, Meta(ge=0, le=0.5)] = 0.01
     """Entropy that the accounting is expected to subtract from each raw bit; a larger value gives fewer bits."""
     cells: Literal["rank", "normal"] = "rank"
-    """rank: for features of any distribution; normal: for Gaussian features, saves short blocks the charge for balance;
-    cells of other features are not equally likely, which the entropy estimate charges and the model does not."""
+    """rank: for features of any distribution; normal: for Gaussian features, where short blocks are not charged for
+    balance. With other features, the cells of `normal` are not equally likely; the rule "estimated" accounts for that,
+    the rule "modelled" does not."""
 
 
 class Equiprobable(Quantizer):
@@ -165,7 +166,7 @@ class Equiprobable(Quantizer):
         a, b = told[both], z[both]
         if a.size < 4:
             return 0
-        # the correlation is reduced as if there were a few more pilots without any
+        # The correlation is reduced a little, as if a few more pilots had none.
         rho = float(a @ b) / (max(np.sqrt(float(a @ a) * float(b @ b)), 1e-9) + 1e-3 * a.size)
         rho = round(float(np.clip(rho, 0.0, 0.99999)), 3 if rho < 0.99 else 5)
         net = {m: _worth(rho, m) - m * self._shortfall - self._balance(n, m) / n for m in range(1, MOST_BITS + 1)}

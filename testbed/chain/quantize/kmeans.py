@@ -1,6 +1,6 @@
 """Plain k-means vector quantization: every sample goes to the nearest centroid, at Alice and at Bob.
 
-Regions of uneven size make some labels likelier than others; the entropy estimate on the string charges for that.
+Regions of uneven size make some labels likelier than others; the entropy estimate of the string accounts for that.
 """
 
 from __future__ import annotations

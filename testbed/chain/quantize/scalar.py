@@ -10,15 +10,15 @@ What the public messages reveal: Alice and Bob publish which (probe, dimension) 
 - Guard bands. With L levels, each keeps the same probability k, and 2γ is dropped between two levels (γ = guard / L,
   k = (1 − 2(L−1)γ) / L). Hence P(kept | level) at Alice is the same for all levels, and for independent probes the
   indices say nothing about the labels of what is kept.
-- Bob's choice is made in the same way on his own ranks. An inner level has two guard bands beside it, an outer one
-  only one, so Bob drops slightly more of Alice's inner levels. The kept values stay independent of the indices but are
-  slightly biased; that is a property of the final string, which the entropy estimate on it charges.
-- Where probes depend on one another, a gap in the indices means that the value passed a threshold nearby. The entropy
-estimate charges this as well, since its predictors use the gaps; it is not counted again here.
+- Bob chooses in the same way by his own ranks. An inner level has two guard bands beside it, an outer one only one, so
+  Bob drops slightly more of Alice's inner levels. The kept values are still independent of the indices, but slightly
+  biased; the bias is visible in the final string, and the entropy estimate accounts for it.
+- Where probes depend on one another, a gap in the indices means that the value crossed a threshold nearby. The entropy
+estimate accounts for this as well, because its predictors use the gaps; it is not counted again here.
 - Ranks make the levels balanced by construction: everybody knows that each of the L labels occurs equally often in a
   dimension (within one). This removes n·log2 L − log2(n! / Π c_l!) bits from n labels with counts c_l, and no
-  statistic of the string shows it. It is what Alice's message counts as leaked. Bob's subset is a function of the
-  draft and of indices, so it adds nothing to that.
+  statistic of the string shows it. Alice's message counts these bits as leaked. Bob's subset is a function of Alice's
+  draft and of the indices, so it reveals nothing more.
 """
 
 from __future__ import annotations

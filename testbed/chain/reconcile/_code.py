@@ -1,9 +1,10 @@
 """Low-density parity-check codes for syndromes, made on the fly: any length, any number of checks.
 
-A code is irregular after `_degrees`, its bits of degree 2 form one path through the checks (no cycle among them, hence
-no low error floor), its checks have two neighbouring degrees, and no two bits of low degree share two checks. More of
-the syndrome can be published later: a check is split in two halves, one of whose parities is new (cf. the accumulated
-syndromes of Varodayan, Aaron and Girod 2006). The bits' degrees stay, so the code stays near its optimum.
+A code is irregular, with the degrees of `_degrees`. Its bits of degree 2 form one path through the checks, without a
+cycle, so that the error floor is low. Its checks have two neighbouring degrees, and no two bits of low degree share two
+checks. More of the syndrome can be published later: a check is split into two halves, one of whose parities is new (cf.
+the accumulated syndromes of Varodayan, Aaron and Girod 2006). A split does not change the bits' degrees, so the code
+stays near its optimum.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LOW_DEGREE = 4
 _SWEEPS = 30
 _SATURATED = 16.0
 _STUCK_AFTER = 25
-"""Iterations without fewer violated checks after which a decoder gives up."""
+"""Number of iterations without progress (fewer violated checks) after which a decoder gives up."""
 
 
 class Code:
@@ -34,7 +35,7 @@ class Code:
         self.n, self.m = n, m
         var, check = _edges(n, m)
         degree = np.bincount(check, minlength=m)
-        # the even places of a check come first, so that a split is one more boundary in its middle
+        # The bits at even places of a check are put first, so that a split is a boundary in the check's middle.
         first = np.cumsum(degree) - degree
         place = np.arange(check.size) - first[check]
         half = (degree + 1) // 2
@@ -132,7 +133,7 @@ def _edges(n: int, m: int) -> tuple[I64, I64]:
     bits = np.random.PCG64(derive(n, "ldpc", m))
 
     def below(limit: int, count: int) -> I64:
-        # only the raw stream, because `Generator` may differ between numpy versions
+        # Only the raw stream is used, because the results of `Generator` may differ between numpy versions.
         return np.asarray(bits.random_raw(count) % np.uint64(limit), dtype=np.int64)
 
     def shuffled(x: I64) -> I64:
@@ -161,7 +162,7 @@ def _edges(n: int, m: int) -> tuple[I64, I64]:
         moved = _distinct(np.concatenate([bad, below(var.size, bad.size + 8)]))
         check[moved] = check[shuffled(moved)]
     key = _distinct(np.concatenate([path_check * n + path_var, check * n + var]))
-    # a check that lost all its sockets to duplicates would have no parity
+    # A check all of whose edges were removed as duplicates would have no parity.
     empty = np.flatnonzero(np.bincount(key // n, minlength=m) == 0)
     if empty.size:
         key = _distinct(np.concatenate([key, empty * n + n - 1]))

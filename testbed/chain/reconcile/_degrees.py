@@ -1,8 +1,8 @@
 """Degree distributions of the codes: the shares of bits by the number of their parity checks.
 
 Each row is the optimum of a linear program over EXIT curves of the binary symmetric channel (ten Brink 2001) with check
-nodes of two neighbouring degrees, Gaussian messages, and the stability condition at 0.96 of its limit. Numbers are kept
-here, not computed at run time, because both ends must build the same matrix with any version of a solver.
+nodes of two neighbouring degrees, Gaussian messages, and the stability condition at 0.96 of its limit. The numbers are
+constants and not computed at run time, because both ends must build the same matrix with any version of a solver.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Cascade: Bob corrects his string by asking Alice for parities (Brassard and Salvail, Eurocrypt '93).
 
-Everything is expressed in *cuts*. Pass p shuffles the string by a public seed; Bob asks "what is the parity of your
-first c bits in the order of pass p?". Two neighbouring known cuts enclose a leaf, whose parity is the difference of
-both answers: the parity of a block's sibling is implied and never asked for, every sub-block of an earlier search is
-reused, and the ledger is the number of different cuts answered. A leaf whose parity differs from Bob's holds an odd
-number of errors and is cut again until a single bit is left.
+Everything is expressed in *cuts*. Pass p shuffles the string by a public seed; with the cut c, Bob asks for the parity
+of Alice's first c bits in the order of pass p. Two neighbouring known cuts enclose a *leaf*, whose parity is the
+difference of both answers. So the parity of a block's other half follows and is not asked for, every part of an
+earlier search is used again, and the ledger counts the different cuts that were answered. A leaf whose parity differs
+from Bob's contains an odd number of errors; it is cut again until a single bit is left.
 
 Bob's questions are public, so they show where he corrects. What this reveals about other bits depends on the labels of
 the bits, which are not known here; `entropy.corrections.correction_leak` charges it after verification.
@@ -30,7 +30,7 @@ F32 = NDArray[np.float32]
 
 ASK, ANSWER = "cascade_ask", "cascade_answer"
 MAX_ERROR_RATE = 0.25
-"""Above it h2 leaves less than 0.19 bit per bit, so that no key can result."""
+"""Largest error rate: above it, less than 0.19 bit per bit would remain, from which no key can result."""
 MAX_PASSES = 255
 EVE_SWEEPS = 40
 
@@ -45,10 +45,11 @@ class Variant(NamedTuple):
     growth: tuple[float, ...]
     """Block length of each pass over that of the first."""
     tail: int
-    """Number of further passes, of two blocks of n/2; asked in one message, because all are asked in any case."""
+    """Number of further passes of two blocks of n/2; their questions are sent in one message, because all of them are
+    asked in any case."""
     weighted: bool
-    """Whether a leaf is cut where an odd number of errors is as likely on either side (`_Beliefs`), not in its
-    middle."""
+    """Whether a leaf is not cut in its middle but where an odd number of errors is equally likely on both sides
+    (`_Beliefs`)."""
 
 
 VARIANTS = {
@@ -58,7 +59,8 @@ VARIANTS = {
     "yanetal": Variant(0.80, False, (1, 5), 8, False),
     # Martinez-Mateo et al., arXiv:1407.3257, option 7: 14 passes
     "option7": Variant(1.00, True, (1, 4), 12, False),
-    # ours: cuts placed by belief; a smaller second block than in option 7 adds 0.005 to f and saves half the messages
+    # This package's own: cuts by `_Beliefs`. The second block is smaller than in option 7, which adds 0.005 to f and
+    # saves half of the messages.
     "weighted": Variant(1.00, True, (1, 2), 10, True),
 }
 
@@ -106,7 +108,7 @@ class Cascade(Reconciler):
                     prefixes[p] = _prefix_parities(values[permutation(n, seed, "cascade", p)])
                 bits[passes == p] = prefixes[p][cuts[passes == p]]
             before = len(answered)
-            # the parity of the whole string is the same bit in every pass
+            # The parity of the whole string is the same in every pass and counts once.
             answered.update(np.where(cuts == n, n, passes * (n + 1) + cuts).tolist())
             if len(answered) > n:
                 raise DialogueFailed("error_rate_too_high", f"Bob asked for more than {n} parities of {n} bits")
@@ -117,7 +119,7 @@ class Cascade(Reconciler):
     def bob(self, evidence: Evidence, rng: np.random.Generator) -> Dialogue[ReconciledBits]:
         """Run the search: open the passes of the variant, search every odd leaf in lockstep, until all parities agree.
 
-        It always ends: each question holds a cut that was not asked before, and there are n cuts.
+        It always ends, because each question contains a cut that was not asked before and there are only n cuts.
         """
         values, error_rate = evidence.bits.values, evidence.error_rate
         _refuse_hopeless(error_rate)
@@ -192,7 +194,7 @@ class _Search:
         self.values, self.bits = values, values.copy()
         self.seed, self.variant = seed, variant
         self.n = n = values.size
-        # n bits cannot show a share below 1/n; with 0, blocks would have no length
+        # A rate of 0 would give no block length; from n bits, no rate below 1/n can be estimated.
         self.rate = min(max(error_rate, 1 / max(n, 1)), MAX_ERROR_RATE)
         self.beliefs = _Beliefs(n, self.rate)
         self.fixed = np.zeros(n, bool)
@@ -213,8 +215,7 @@ class _Search:
                 if not any(odd.any() for odd in odds):
                     break
                 if self.variant.tail and self.corrected > 4 * self.rate * self.n + 10:
-                    # the estimate was far too low; blocks of the right size find the rest with a fraction of the
-                    # questions
+                    # The estimate was far too low. With blocks of the right size, far fewer questions find the rest.
                     self.rate = 2 * self.corrected / self.n
                     if self.rate > 2 * MAX_ERROR_RATE or len(self.passes) > MAX_PASSES // 2:
                         raise DialogueFailed("error_rate_too_high", f"{self.corrected} errors so far in {self.n} bits")
@@ -248,7 +249,7 @@ class _Search:
         for length in lengths:
             view = _Pass(self.n, self.seed, len(self.passes))
             self.passes.append(view)
-            # whole blocks and a rest, at least two; a block of 2^k bits is halved evenly down to single bits
+            # There are at least two blocks, the last of which may be shorter.
             whole = max(1, min(round(length), (self.n + 1) // 2))
             ends = np.arange(whole, self.n, whole)
             ends = np.append(ends, self.n) if view.number == 0 else ends
@@ -277,10 +278,10 @@ class _Search:
 
         Leaves with a common bit may hold the same error, and searching both would cost twice the parities.
         """
-        # in the first pass all bits are alike
+        # In the first pass all bits are equally likely to be wrong.
         weighted = self.variant.weighted and len(self.passes) > 1
         if weighted:
-            # errors of the string before any correction, so that a correction does not change their meaning
+            # The beliefs concern the string as it was before any correction, so that a correction does not change them.
             self.beliefs.sweep(self.passes, [view.odd(self.values) for view in self.passes])
         candidates = [
             (view, view.cuts[:-1][odd], view.cuts[1:][odd]) for view, odd in zip(self.passes, odds, strict=True)
@@ -323,16 +324,17 @@ def _cumulative(x: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Beliefs:
-    """Which bits are likely wrong, given the leaves with an odd number of wrong ones: layered sum-product.
+    """How likely each bit is wrong, given the leaves with an odd number of errors, by layered sum-product decoding.
 
-    Every leaf is a parity check. The state is kept from one question to the next, so that one sweep each is enough.
+    Every leaf is a parity check. The state is kept from one question to the next, so that one sweep per question is
+    enough.
     """
 
     def __init__(self, n: int, rate: float) -> None:
         self.total: F32 = np.full(n, np.log((1 - rate) / rate), np.float32)
         """(n,) ln P(right)/P(wrong) by the error rate and all leaves."""
         self._told: dict[int, F32] = {}
-        """By pass: (n,) in its order, the contribution of its leaves to `total`."""
+        """For each pass, (n,) in its order: the contribution of its leaves to `total`."""
 
     def sweep(self, passes: Sequence[_Pass], odds: Sequence[NDArray[np.bool_]]) -> None:
         """Update with every pass once; `odds`: (leaf,) of each, always of the same bits."""
@@ -348,8 +350,8 @@ class _Beliefs:
     def weights(self, view: _Pass) -> F64:
         """Return (n,), in the pass's order, weights whose equal sums halve an odd leaf, according to the other passes.
 
-        Of bits that are right with P = (1 + s)/2 each, an odd number is wrong with P = (1 − ∏s)/2: in an odd leaf the
-        odd number is as likely on either side of a cut where both products are equal.
+        If each bit is right with P = (1 + s)/2, an odd number of them is wrong with P = (1 − ∏s)/2. In an odd leaf, the
+        odd part is thus equally likely on both sides of a cut for which the two products are equal.
         """
         own = self.total[view.order] - self._told[view.number]
         return np.asarray(-np.log(np.abs(_soft(own).astype(np.float64))) + 1e-12)
@@ -359,7 +361,7 @@ _SURE = np.float32(0.9999998)
 
 
 def _soft(llr: F32) -> F32:
-    """Return P(right) − P(wrong), never 0: a product is divided by it."""
+    """Return P(right) − P(wrong), kept away from 0 because products are divided by it."""
     soft = np.tanh(np.clip(llr, -20, 20) / 2)
     soft[np.abs(soft) < 1e-6] = 1e-6
     return soft

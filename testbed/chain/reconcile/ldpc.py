@@ -1,9 +1,9 @@
 """LDPC: Alice sends the syndrome of her string, Bob decodes his own to it (Slepian and Wolf 1973).
 
-Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities, and where Bob fails
-she splits checks (`_code`), 4, 8, 16 … per cent of the first message. Bob publishes only which frames failed: one bit
-for each failure and one for each success, a prefix code. Where he corrected is not published: the syndrome is a
-function of Alice's string.
+Blind rate adaptation (Martínez-Mateo, Elkouss and Martin 2012): Alice starts with few parities. Where Bob cannot
+decode, she splits checks (`_code`); the further messages have 4, 8, 16 … per cent of the first one's parities. Bob
+publishes only which frames failed: one bit for each failure and one for each success, a prefix code. Which bits he
+corrected is not published, because the syndrome is a function of Alice's string alone.
 """
 
 from __future__ import annotations
@@ -25,27 +25,28 @@ from testbed.core.types import F64, I64, U8
 
 SYNDROME, REPLY = "ldpc_syndrome", "ldpc_reply"
 MAX_ERROR_RATE = 0.25
-"""Above it h2 leaves less than 0.19 bit per bit, so that no key can result."""
+"""Largest error rate: above it, less than 0.19 bit per bit would remain, from which no key can result."""
 _LONGEST_FRAME = 131_072
 _CLEAR_SHARE = 0.97
-"""From this many parities a bit on, the bits themselves are sent: they cost little more and never fail."""
+"""Number of parities per bit from which on the bits themselves are sent: they cost little more and never fail."""
 _LEAST_CHECKS = 8
 
 
 class LdpcOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=6)] = 4
-    """How often Bob may ask for more parities; 0: one message decides."""
+    """How many times Bob may ask for more parities; 0: only the first message is sent."""
     margin: Annotated[float, Meta(ge=0, le=6)] = 1.0
-    """Parities of the first message beyond the codes' threshold, in standard deviations of what n bits need."""
+    """Parities of the first message above the code's threshold, in standard deviations of the number that n bits need.
+    """
 
 
 class Ldpc(Reconciler):
-    """Syndrome coding with our own irregular codes, leak = f·n·h2(error rate).
+    """Syndrome coding with irregular codes (`_code`), leak = f·n·h2(error rate).
 
-    One message of 131 072 bits with margin 1.6: f 1.20, 1.09 and 1.07 at 1, 5 and 10 %. At 5 and 10 % all of 50 blocks
-    were decoded, at 1 % 55 of 60: there, codes of few parities have thresholds from 1.15 to 1.20. A block that fails
-    needs a second message, 4 % more. With the default margin, at 1 %, 33 of 40 blocks were decoded with one message,
-    all with two, and f was 1.19 over all.
+    With one message for 131 072 bits and margin 1.6, f is 1.20, 1.09 and 1.07 at 1, 5 and 10 % errors. At 5 and 10 %,
+    all of 50 blocks were decoded; at 1 %, where codes of few parities have thresholds from 1.15 to 1.20, 55 of 60. A
+    block that fails needs a second message, with 4 % more. With the default margin, at 1 %, 33 of 40 blocks were
+    decoded with one message and all with two; the mean f was 1.19.
 
     Strings from 1 bit; longer ones than 131 072 bits are divided into frames. Raises DialogueFailed('not_decoded')
     where the last attempt failed, and 'error_rate_too_high' for an estimate above 25 %.
@@ -162,8 +163,8 @@ class _First(NamedTuple):
 def first_checks(n: int, error_rate: float, margin: float) -> int:
     """Return the number of first parities for n bits of this error rate; n means that the bits themselves are sent.
 
-    The codes' gap to h2 was measured at 1 to 20 % (1.16 to 1.06); the need of n bits has a deviation of √(n·V), V being
-    the channel's dispersion (Strassen 1962).
+    The codes' threshold was measured: 1.16 to 1.06 times h2 at 1 to 20 %. The number that n bits need has a standard
+    deviation of √(n·V), with V the channel's dispersion (Strassen 1962).
     """
     e = min(max(error_rate, 1 / max(n, 1)), 0.5 - 1e-9)
     h = -e * log2(e) - (1 - e) * log2(1 - e)
@@ -171,7 +172,8 @@ def first_checks(n: int, error_rate: float, margin: float) -> int:
 
 
 def checks_for(n: int, entropy: float, extra: float) -> int:
-    """Return the number of parities for n bits of this conditional entropy a bit; n where clear bits are as good."""
+    """Return the number of parities for n bits of this conditional entropy a bit; n where to send the bits costs no
+    more."""
     m = max(_LEAST_CHECKS, ceil(n * entropy * 1.045 + 0.0095 * n + extra))
     return n if m >= _CLEAR_SHARE * n or n < 4 * _LEAST_CHECKS else m
 

@@ -2,18 +2,19 @@
 
 Alice's labels (`quantize.equiprobable`) are decoded place by place, least significant bit first. For each place Bob
 computes how likely his analogue value makes 0 and 1, given the less significant bits that he has already decoded, and
-decodes Alice's syndrome with that. The first places are nearly random: those bits are sent in the clear, which costs
-one bit each and reveals nothing else. The last are certain: nothing is sent for them. Codes are needed only in between,
-at rates that follow each place's conditional entropy (cf. Jouguet, Elkouss and Kunz-Jacques 2014).
+decodes Alice's syndrome with that. The bits of the first places are nearly random to Bob: they are sent in the clear,
+which costs one bit each and reveals nothing else. Those of the last places are certain: nothing is sent for them. Codes
+are needed only in between, with rates that follow from each place's conditional entropy (cf. Jouguet, Elkouss and
+Kunz-Jacques 2014).
 
 Bob estimates the channel from the sacrificed symbols, which are public: a noise level for each dimension and the share
-of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many parities),
-Alice the syndromes of all places in one message, each with a checksum of its frame, because a decoder may well find
-another of the many strings with a short syndrome. For frames that fail he asks for more, a few per cent at a time
-(`_code`), then in growing steps, then for the syndrome of a code of a far lower rate, and finally for the bits
-themselves. If a wrong bit remains unnoticed, the verification tag differs and the block is dropped.
+of outliers, by maximum likelihood. He publishes the plan (which dimensions' bits form a frame, how many parities).
+Alice publishes the syndromes of all places in one message, each with a checksum of its frame, because many strings have
+the same short syndrome and a decoder may find a wrong one. For frames that fail Bob asks for more parities, a few per
+cent at a time (`_code`), then in growing steps, then for the syndrome of a code of a far lower rate, and finally for
+the bits themselves. If a wrong bit remains unnoticed, the verification tags differ and the block makes no key.
 
-Without features (bare strings) every bit is a place of its own and the channel a binary symmetric one.
+Without features (bare strings) every bit is a symbol of one place, and the channel is a binary symmetric one.
 """
 
 from __future__ import annotations
@@ -41,33 +42,34 @@ _LONGEST_FRAME = 131_072
 _CLEAR = 0.94
 """Conditional entropy from which on bits are sent in the clear."""
 _CLASSES = (0.1, 0.4)
-"""Conditional entropies that separate the frames of one place, because a code works best for similar bits."""
+"""Conditional entropies that divide the bits of a place into classes with a frame each: a code works best for bits of
+similar entropy."""
 _LEAST_FRAME = 3000
-"""With fewer coded bits than this, a class shares a frame with the next class."""
+"""Least number of bits of a class; a class with fewer bits shares a frame with the next class."""
 _LEAST_CHECKS = 8
 _SUM_BITS = 16
-"""Bits of a coded frame's checksum, CRC-CCITT: linear, so it reveals no more than as many parities."""
+"""Number of bits of a coded frame's checksum. CRC-CCITT is linear, so it reveals no more than as many parities do."""
 _EVEN_STEPS, _GROWTH = 10, 2.0
 """Number of further messages of equal size, and the factor by which each one after them grows."""
 _LAST_CODE = 12
-"""After this many further messages, a code whose checks are all split is followed by the bits themselves."""
+"""Number of further messages after which the bits themselves are sent, once all checks of the code are split."""
 _SKIP = 0.01
-"""Expected wrong bits of a place up to which nothing is sent for it."""
+"""Largest expected number of wrong bits of a place for which nothing is sent."""
 _LEAST_PUBLISHED = 8
-"""With fewer sacrificed symbols the channel cannot be estimated, and the string is treated as bare bits."""
+"""Least number of sacrificed symbols for an estimate of the channel; with fewer, the string is treated as bare bits."""
 _UNSEEN = 0.1
-"""Assumed number of outliers where none was seen among the sacrificed symbols."""
+"""Number of outliers that is assumed where none was found among the sacrificed symbols."""
 _PRIOR = 2.0
-"""Weight of all dimensions' sacrificed symbols beside a dimension's own, in symbols."""
+"""Weight of the mean over all dimensions' sacrificed symbols in a dimension's own estimate, in symbols."""
 
 
 class MultilevelOptions(StageOptions, frozen=True):
     rounds: Annotated[int, Meta(ge=0, le=40)] = 16
-    """How often Bob may ask for more parities; from 16 on, the last are the bits themselves."""
+    """How many times Bob may ask for more parities; from 16 on, the last messages are the bits themselves."""
     step: Annotated[float, Meta(ge=0.005, le=0.2)] = 0.015
     """Share of a frame's parities that each of the first further messages adds."""
     margin: Annotated[float, Meta(ge=-3, le=6)] = 0.0
-    """Parities of the first message beyond the codes' threshold, in standard deviations of what the frame needs."""
+    """Parities of the first message above the code's threshold, in standard deviations of the number that it needs."""
 
 
 class Multilevel(Reconciler):
@@ -144,7 +146,8 @@ class Multilevel(Reconciler):
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """Positions of the bits in the labels, the same at both ends. A bare string: symbols of one bit, dimension 0."""
+    """Positions of the bits in the labels, the same at both ends. A bare string has symbols of one bit in dimension
+    0."""
 
     values: U8
     place: I64
@@ -289,7 +292,7 @@ class _Channel:
         likely += likely.sum(axis=0) * (_PRIOR / max(public.first.size, _PRIOR))
         which = int(likely.max(axis=2).sum(axis=0).argmax())
         rho = np.sqrt(1 - noises()[np.argmax(likely[:, which], axis=1)])
-        # no outlier among so many symbols does not mean that there is none
+        # Even if no sacrificed symbol is an outlier, there may be some among the others.
         doubt = max(DOUBTS[which], _UNSEEN / public.first.size)
         return cls(labels, own, z[symbols.probe, symbols.dimension], rho, doubt, evidence.error_rate)
 
@@ -300,7 +303,7 @@ class _Channel:
         return level_entropies(float(self._rho[dimension]), int(self.labels.depth[dimension]), self._doubt)[place]
 
     def decode(self, f: _Frame) -> bool:
-        """Find a frame's bits from the messages; return whether there are some."""
+        """Decode a frame from the messages so far; return whether that succeeded."""
         bits = f.told if f.clear else f.decode(self._llr(f.positions, f.place))
         if bits is None:
             return False
@@ -308,7 +311,7 @@ class _Channel:
         return True
 
     def settle(self, place: int) -> None:
-        """Decide the bits of places below that are in no frame: they follow from the model."""
+        """Decide the bits of the lower places that are in no frame by the model alone."""
         for k in range(self._settled, place):
             rest = np.flatnonzero(~self._known & (self.labels.place == k))
             self._put(rest, k, (self._llr(rest, k) < 0).astype(np.uint8))
@@ -343,7 +346,7 @@ def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[
             if h * counts[d] >= _SKIP or not labels.soft:
                 k = len(_CLASSES) + 1 if h >= _CLEAR else int(np.searchsorted(_CLASSES, h))
                 classes[k].append((d, h))
-        for k in range(len(_CLASSES)):  # too few bits join the next class, whose code serves them, too
+        for k in range(len(_CLASSES)):  # a class of too few bits joins the next one
             if sum(int(counts[d]) for d, _ in classes[k]) < _LEAST_FRAME:
                 classes[k], classes[k + 1] = [], classes[k] + classes[k + 1]
         for k, members in enumerate(classes):
@@ -362,13 +365,13 @@ def _plan(labels: _Labels, channel: _Channel, seed: int, margin: float) -> list[
 def first_checks(n: int, entropy: float, margin: float) -> int:
     """Return the number of first parities for n bits of this conditional entropy; n: the bits themselves are sent.
 
-    The codes' gap was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit per bit. The need of n bits varies about as
-    on the binary symmetric channel of this entropy (Strassen 1962).
+    The codes' threshold was measured on labels at 10 to 25 dB: 0.01 to 0.03 bit per bit above the entropy. The number
+    that n bits need varies about as on the binary symmetric channel of this entropy (Strassen 1962).
     """
     e = _error_rate(entropy)
     spread = sqrt(e * (1 - e) * n) * log2((1 - e) / e)
     m = max(_LEAST_CHECKS, ceil(n * (entropy + 0.018 * min(1.0, sqrt(entropy / 0.1))) + margin * spread))
-    # a short frame that does not decode in the end is published twice
+    # A short frame that cannot be decoded is published twice: its parities, and then its bits.
     return n if m + _SUM_BITS + 2 * spread >= 0.97 * n or n < 4 * _LEAST_CHECKS else m
 
 

@@ -1,4 +1,4 @@
-"""Several antennas of one Eve: any complex combination, and any quadratic form, of them is a further antenna."""
+"""An Eve with several antennas: she may combine their signals linearly, or in a quadratic form, with any weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.entropy.series import aligned, at_rounds
 
 
 class ArrayCombined(EstimatingAttack):
-    """Alice's amplitudes as |Σ wₐhₐ|, and her powers as Σ W·hₐh*ᵦ, channel by channel, fitted on her side."""
+    """Models Alice's amplitudes as |Σ wₐhₐ| and her powers as Σ W·hₐh*ᵦ, fitted to her own CSI channel by channel."""
 
     knows = (
         "the complex signals of all her antennas, combined linearly and by power with the weights that fit Alice best"

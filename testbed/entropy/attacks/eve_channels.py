@@ -1,4 +1,5 @@
-"""All channels of one Eve together: with as many as a surface has elements, the pattern's effect is linear in them."""
+"""All channels of one Eve together: if they are as many as the surface's elements, every pattern's effect on Alice's
+channel is a linear function of them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ _PROBES_A_CHANNEL = 3
 
 
 class EveChannels(EstimatingAttack):
-    """Alice's amplitudes as |Σ wₐᶜhₐᶜ| over antennas and subcarriers of one node and link, fitted on her side."""
+    """Models Alice's amplitudes as |Σ wₐᶜhₐᶜ| over the antennas and subcarriers of one node and link."""
 
     knows = "the complex signals of all her antennas and subcarriers, combined linearly with the weights that fit best"
     needs = ("heard",)

@@ -16,13 +16,14 @@ from testbed.entropy.series import at_rounds, joined_of, reduced
 _NEIGHBOURS = 4
 _DIRECTIONS = 24
 _CANDIDATES = 48
-"""Nearest rows that are found once for all folds, enough that some of them are not hidden in any."""
+"""Number of nearest rows that are found once for all folds; with so many, some of them are visible in every fold."""
 _MOST_DISTANCES = 1 << 20
-"""Distances that are in memory at once: a run has many earlier rounds."""
+"""Largest number of distances that are in memory at once, because a run may have many earlier rounds."""
 
 
 class EveFingerprint(Attack):
-    """Alice's values in those rounds, also of earlier blocks and training, in which Eve's signals were most similar."""
+    """Predicts the mean of Alice's values in those rounds, also of earlier blocks, in which Eve's signals were most
+    similar to the present ones."""
 
     knows = "her own signals in training and earlier blocks, and what Alice measured there"
     needs = ("heard",)
@@ -39,7 +40,7 @@ class EveFingerprint(Attack):
         total = np.where(there, weight[:, :, None], 0.0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (total * zero_filled(values)).sum(axis=1) / total.sum(axis=1)
-            # neighbours that are unrelated to the place make the mean too large, which this gain corrects
+            # Where similar signals do not mean a similar place, the mean is too large; this gain corrects it.
             gain = np.nansum(mean * z, axis=0) / np.nansum(mean**2 * np.isfinite(z), axis=0)
         mean = mean * np.clip(zero_filled(gain), -1.0, 1.0)
         left = np.where(np.isfinite(z), z - mean, np.nan)
@@ -55,7 +56,7 @@ class EveFingerprint(Attack):
     def _nearest(facts: Facts, before: list[I64], known: Mask) -> tuple[I64, F64]:
         """Return (probe, neighbour) rows, from earlier in this block and from earlier blocks, and their distances.
 
-        known: (probe,) the rows of this block of which something may be used.
+        `known`: (probe,) whether a row of this block may be used at all.
         """
         key = "fingerprints"
         if key not in facts.scratch:
@@ -69,8 +70,10 @@ class EveFingerprint(Attack):
 
 
 def _nearest_before(x: F64, n: int, asked: I64) -> tuple[I64, F64]:
-    """Return (row, neighbour) of the first n rows the nearest rows before them and among the rows from n on, and their
-    distances, nearest first. Rows without any reception are nobody's neighbours; only rows that are `asked` have some.
+    """Return (row, neighbour) numbers of rows and their distances, nearest first, for each of the first n rows.
+
+    Neighbours of a row are earlier rows and the rows from n on, but not rows in which Eve received nothing. They are
+    computed for the rows `asked` only.
     """
     power = (x**2).sum(axis=1)
     count = min(_CANDIDATES, x.shape[0])

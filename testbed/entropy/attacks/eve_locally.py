@@ -1,4 +1,4 @@
-"""What Eve's channels mean may change within a block: their sign, their gain, which of them is which."""
+"""The relation of Eve's channels to Alice's may change within a block: sign, gain, and which channel fits which."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from testbed.entropy.regimes import Estimate, best_of
 from testbed.entropy.series import at_rounds, joined_of
 
 _REACHES = (6, 24)
-"""Probes to each side from which the meaning is taken."""
+"""Number of probes to each side from which the relation is estimated."""
 _MOST_CHANNELS = 40
 _BORDERS = np.array([0.3, 0.45, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98])
-"""Of a local correlation: with so few probes the largest of many is large by chance, so each class is calibrated."""
+"""Limits of the classes of local correlations. With so few probes, the largest of many correlations is large by chance;
+each class therefore gets a factor of its own."""
 _PRIOR = 1.0
 
 
 class EveLocally(EveDirect):
-    """For each of Alice's columns the channel, with its sign, that agreed best at the probes around."""
+    """Uses, for each of Alice's columns, the channel and the sign that agree best at the probes around."""
 
-    knows = "her own signals, of which sign, gain and order change in the course of the block"
+    knows = "her own signals, although their sign, gain and order change in the course of the block"
     needs = ("heard",)
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
@@ -36,11 +37,12 @@ class EveLocally(EveDirect):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """A factor and a spread for each class of correlations."""
+        """Return the number of factors and spreads, one of each for every class of correlations."""
         return 2.0 * (_BORDERS.size + 1) if self._fitted else 0.0
 
     def _channels(self, facts: Facts, z: F64) -> F64:
-        """Return (probe, channel) Eve's signals of the same round, and at the shift or course that fits best."""
+        """Return (probe, channel) Eve's signals of the same round, and at the shift or sequence of shifts that fits
+        best."""
         best = max(self.matches(facts, z), key=lambda m: m.agreement)
         now = at_rounds(*joined_of(facts), facts.rounds)
         x = now if best.inputs is now else np.concatenate([now, best.inputs], axis=1)
@@ -53,7 +55,8 @@ class EveLocally(EveDirect):
 
 
 def _around(z: F64, x: F64, reach: int) -> Estimate:
-    """Return estimates of z (probe, column) by the channels of x that agree best in a window, without the probe."""
+    """Return estimates of z (probe, column) by the channels of x that agree best in a window around each probe, without
+    the probe itself."""
     a, b = zero_filled(z), zero_filled(x)
     known, there = np.isfinite(z).astype(float), np.isfinite(x).astype(float)
     product = _others(a[:, :, None] * b[:, None, :], reach)

@@ -1,4 +1,4 @@
-"""All of Eve's measurements of the same round, jointly: any link, antenna, sign, order of dimensions."""
+"""All of Eve's measurements of the same round together, whatever their links, antennas, signs and dimensions."""
 
 from __future__ import annotations
 

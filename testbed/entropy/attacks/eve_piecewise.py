@@ -1,4 +1,4 @@
-"""Eve's own signals at shifts that change: lost packets, clocks that drift, an Eve who follows at uneven distance."""
+"""Eve's own signals at a shift that changes: packets are lost, clocks drift, or Eve follows at a changing distance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eve's signals of a round have a sign in common that she does not know, until a label of the round tells it."""
+"""All of Eve's signals of a round have one unknown sign, which she learns from any label of the round."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LEAST_ROWS = 16
 
 
 class EveSign(Attack):
-    """Her channel of each dimension, by the likeness of magnitudes, with the sign that the round's other labels give.
+    """Uses the channel whose magnitudes are most similar to Alice's; other labels of the round give its sign.
 
-    Of the labels of a round only those before a symbol and public ones count. A round's first label stays open: there
-    `eve_magnitude` knows as much as anybody.
+    Only public labels and those before the symbol may be used for that. For the first label of a round the sign is
+    unknown, and this attack predicts no better there than `eve_magnitude`.
     """
 
-    knows = "her own signals up to a sign that all of a round have in common, and the labels before in the same round"
+    knows = "her own signals except for one sign per round, and the earlier labels of the same round"
     needs = ("heard",)
     _freedom = 0.0
 
@@ -51,7 +51,7 @@ class EveSign(Attack):
 
 
 def _likest(z: F64, x: F64) -> F64:
-    """Return (probe, dimension) for each of Alice's dimensions the channel whose magnitude is most like hers."""
+    """Return (probe, dimension) the channel whose magnitudes are most similar to Alice's in each dimension."""
     sizes = [np.where(np.isfinite(v), np.abs(v) - np.nanmean(np.abs(v), axis=0), 0.0) for v in (z, x)]
     norms = [np.sqrt((s**2).sum(axis=0)) for s in sizes]
     likeness = sizes[0].T @ sizes[1] / np.maximum(np.outer(*norms), 1e-9)
@@ -59,7 +59,7 @@ def _likest(z: F64, x: F64) -> F64:
 
 
 def _votes(facts: Facts, table: F64, x: F64) -> F64:
-    """Return (probe, dimension) the sum of label times signal over the round's labels before, and public ones after."""
+    """Return (probe, dimension) the sum of label times signal over the earlier and the public labels of the round."""
     told = np.zeros(table.shape, np.bool_)
     told[facts.probe[facts.published], facts.dimension[facts.published]] = True
     product = zero_filled(table * x)

@@ -18,7 +18,7 @@ CHANNELS = 64
 
 
 class EveString(Attack):
-    """A ridge regression from her estimate by all channels, the earlier labels, and her errors in predicting them."""
+    """A ridge regression from her estimate by all channels, the earlier labels, and her errors in estimating these."""
 
     knows = "her own signals, and every other label of the string"
     needs = ("heard",)

@@ -113,7 +113,7 @@ def _weighed(x: F64, target: F64, n: int) -> F64:
 
 
 def _nearest(ask: F64, teach: F64, known: Mask) -> I64:
-    """Return (question, neighbour) rows of `teach`, nearest first; (question, row) `known` ones."""
+    """Return (question, neighbour) rows of `teach`, nearest first; only rows where `known` (question, row) is true."""
     distance = (teach**2).sum(axis=1) - 2.0 * ask @ teach.T
     distance = np.where(known, distance, np.inf)
     most = max(_NEIGHBOURS)

@@ -14,7 +14,7 @@ LINEAR = 64
 
 
 class PatternsFitted(EstimatingAttack):
-    """|c₀ + Σ cₙ·rₙ| with coefficients fitted on Alice's side, as level and power, and the patterns themselves."""
+    """A ridge regression from |c₀ + Σ cₙ·rₙ|, fitted to Alice's CSI, as level and as power, and from the patterns."""
 
     knows = "every pattern of the surface, and a channel model fitted to Alice's own values"
     needs = ("patterns",)
@@ -29,7 +29,7 @@ def fitted_inputs(facts: Facts, columns: C128, key: str) -> F64:
     """Return (probe, input): |c₀ + Σ cₙ·columnₙ| fitted to each of Alice's channels, and the columns themselves."""
     varying = columns[:, np.ptp(columns.real, axis=0) + np.ptp(columns.imag, axis=0) > 1e-9]
     phi = np.concatenate([np.ones((facts.rounds.size, 1)), varying], axis=1)
-    # the deviations of hidden symbols' features from the mean must not be used: they are NaN
+    # Hidden symbols must not be used in the fit: their features and CSI are NaN.
     channels = alice_channels(facts.csi, facts.features)
     fitted = [on_scales(amplitudes(phi, h)) for h in channels]
     if key not in facts.scratch:

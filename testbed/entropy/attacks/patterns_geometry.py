@@ -9,9 +9,9 @@ from testbed.entropy.facts import Facts
 
 
 class PatternsGeometry(EstimatingAttack):
-    """|c₀ + c₁·s| with s the surface's response to each pattern by the scene's geometry: two coefficients a channel."""
+    """Models Alice's amplitudes as |c₀ + c₁·s|: s is the surface's response to each pattern by the scene's geometry."""
 
-    knows = "every pattern of the surface, and where it and both ends stand"
+    knows = "every pattern of the surface, and the positions of the surface and of both ends"
     needs = ("responses",)
     cliff = True
 

@@ -15,7 +15,8 @@ SHIFTS, SEPARATELY = 12, 3
 
 
 class Recurrence(EstimatingAttack):
-    """A ridge regression from Alice's own series at the best shifts, forwards and backwards, across blocks and runs."""
+    """A ridge regression from Alice's own series of this and earlier blocks and runs, at the best shifts, forwards and
+    backwards."""
 
     knows = (
         "that the channel repeats after any number of rounds, also in reverse, in this and in earlier blocks and runs"

@@ -1,4 +1,4 @@
-"""Channels that recur at uneven pace: a track walked again, slower in one place and faster in another."""
+"""Channels that recur at another pace, for instance where a track is walked again, partly slower and partly faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHIFTS = 12
 
 
 class RecurrencePiecewise(DirectAttack):
-    """Alice's own values of other rounds, unchanged: at one shift of the whole block, or along a sequence of shifts."""
+    """Uses Alice's own values of other rounds, unchanged, at one shift for the whole block or at a sequence of them."""
 
     knows = "that the channel repeats, after a number of rounds that may change within the block"
     hidden_context = HIDDEN_CONTEXT

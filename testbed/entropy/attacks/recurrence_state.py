@@ -28,7 +28,7 @@ class RecurrenceState(EstimatingAttack):
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
         assert facts.states is not None
         known = [(e.states, e.rounds, v) for e, v in earlier_scores(facts) if e.states is not None]
-        # other runs came before this one, whatever their rounds' numbers
+        # Earlier runs count as before this one, even if their round numbers are larger.
         past = [(s, np.full(r.shape, np.iinfo(np.int64).min), v) for s, r, v in known]
         state = np.concatenate([facts.states, *(s for s, _, _ in past)])
         when = np.concatenate([facts.rounds, *(r for _, r, _ in past)])
@@ -41,7 +41,7 @@ class RecurrenceState(EstimatingAttack):
 
 
 def _of_others(state: I64, when: I64, value: F64, told: Mask) -> tuple[F64, F64]:
-    """Return (row, column) sum and number of the same state's values that are from earlier rounds or public."""
+    """Return (row, column) the sum and the number of the same state's values in earlier rounds, or where public."""
     order = np.lexsort((when, state))
     there = np.isfinite(value[order])
     filled, public = np.where(there, value[order], 0.0), there & told[order]

@@ -1,4 +1,4 @@
-"""A track walked again at another pace: no shift fits for long, but places follow one another in the same order."""
+"""A track that is walked again at another pace: no shift fits for long, but the places come in the same order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from testbed.entropy.references import earlier_scores
 from testbed.entropy.regimes import best_of
 
 _FINER = 2
-"""Number of places between two rounds of the earlier walk, by linear interpolation."""
+"""Number of places, found by linear interpolation, from one round of the earlier walk to the next."""
 _STEPS = range(3 * _FINER + 1)
-"""Steps from one probe to the next: from a halt to three times the pace."""
+"""Steps in places from one probe to the next: from standing still to three times the earlier pace."""
 _STEP_NATS, _JUMP_NATS, _WORST_NATS = 1.5, 12.0, -6.0
 _PASSES = 3
 _MOST_PLACES = 6000
 _WINDOWS = ((-2, 2), (-6, 6), (-5, 0), (0, 5))
-"""Probes around, to either side, from whose places a probe's own is taken: a track may begin or turn anywhere."""
+"""Windows of neighbouring probes, before and after, from whose places that of a probe is estimated: a walk may begin or
+turn at any probe."""
 _OFFSETS = np.linspace(-1.5, 1.5, 13)
 _NEAR = 4
 
@@ -32,9 +33,9 @@ F32 = NDArray[np.float32]
 
 
 class RecurrenceWarped(Attack):
-    """What Alice measured earlier along the likeliest course of places, each way (dynamic time warping).
+    """Uses what Alice measured earlier at the likeliest sequence of places, in either direction (dynamic time warping).
 
-    A probe's place is that of its neighbours, never of its own value: that is what nobody knows.
+    The place of a probe is estimated from its neighbours and never from its own value, which is to be guessed.
     """
 
     knows = "that the track of earlier blocks, training or runs is walked again, at any pace, either way"
@@ -58,12 +59,12 @@ class RecurrenceWarped(Attack):
 
     @property
     def degrees_of_freedom(self) -> float:
-        """A factor and a spread for each column."""
+        """Return the number of factors and spreads, one of each for every column."""
         return self._freedom
 
     @staticmethod
     def _walk(facts: Facts, z: F64) -> F64 | None:
-        if "walked again" not in facts.scratch:  # which of them, as all later folds take it: it costs time
+        if "walked again" not in facts.scratch:  # the walk chosen at the first fold; all folds use it
             ways = [walk for values in _walks(facts) for walk in (values, values[::-1])]
             gains = [_course(z, walk)[1] for walk in ways]
             best = int(np.argmax(gains)) if gains else -1
@@ -73,7 +74,7 @@ class RecurrenceWarped(Attack):
 
 
 def _place(course: I64, known: Mask, window: tuple[int, int]) -> F64:
-    """Return (probe,) the place that a straight line through the places of the probes in the window gives."""
+    """Return (probe,) each probe's place by a straight line through the places of the probes in the window."""
     n = course.size
     sums = np.zeros((5, n))
     for k in range(window[0], window[1] + 1):
@@ -90,7 +91,8 @@ def _place(course: I64, known: Mask, window: tuple[int, int]) -> F64:
 
 
 def _nearer(z: F64, walk: F64, place: F64) -> F64:
-    """Return places between those of the grid: with the offset at which the probes around agree best."""
+    """Return refined places: each is moved by the offset, smaller than the grid's step, at which its neighbours agree
+    best."""
     known = np.isfinite(z)
     error = [np.where(known, zero_filled(z) - _at(walk, place + d), 0.0) ** 2 for d in _OFFSETS]
     total = np.stack([np.minimum(e, 4.0).sum(axis=1) for e in error], axis=1)
@@ -124,8 +126,9 @@ def _finer(values: F64) -> F64:
 
 
 def _course(z: F64, walk: F64) -> tuple[I64, float]:
-    """Return (probe,) the likeliest places, by Viterbi, and their gain over none; the spread of values is estimated on
-    the way.
+    """Return (probe,) the most likely places, and by how much they raise the log-likelihood over no relation at all.
+
+    Places by the Viterbi algorithm and the spread of the values are estimated in turn.
     """
     known = np.isfinite(z).astype(np.float32)
     mine, places = zero_filled(z).astype(np.float32), walk.astype(np.float32)
@@ -143,7 +146,10 @@ def _course(z: F64, walk: F64) -> tuple[I64, float]:
 
 
 def _viterbi(gain: F32) -> tuple[I64, float]:
-    """Return (probe,) the likeliest places, of (probe, place) log-likelihoods, and the sum of all that counts."""
+    """Return (probe,) the most likely sequence of places for log-likelihoods (probe, place), and its total score.
+
+    The score is the sum of the log-likelihoods, less a penalty for every step and every jump.
+    """
     n = gain.shape[0]
     score = np.empty_like(gain)
     score[0] = gain[0]
@@ -163,7 +169,7 @@ def _viterbi(gain: F32) -> tuple[I64, float]:
 
 
 def _highest_near(score: F32) -> F32:
-    """Return (place,) the highest score of the places from which a step leads to each."""
+    """Return (place,) the highest score among the places from which one step leads to this place."""
     out, width = score.copy(), 1
     while width < len(_STEPS):
         shift = min(width, len(_STEPS) - width)

@@ -1,4 +1,4 @@
-"""Attack from other labels of Alice's string where dimensions have no order, as those of antenna pairs."""
+"""Attack from other labels of Alice's string where the dimensions have no order, such as those of antenna pairs."""
 
 from __future__ import annotations
 

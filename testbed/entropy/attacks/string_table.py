@@ -47,7 +47,7 @@ class StringTable(Attack):
             count = np.zeros((which.size, k))
             np.add.at(count, (context[train], facts.value[train]), 1.0)
             own = count[context[train]]
-            own[np.arange(train.size), facts.value[train]] -= 1.0  # a label is no evidence for itself
+            own[np.arange(train.size), facts.value[train]] -= 1.0  # a label must not count in its own prediction
             taught = own + 4.0 * base[train]
             taught /= taught.sum(axis=1, keepdims=True)
             likely = float(np.log(taught[np.arange(train.size), facts.value[train]]).sum())

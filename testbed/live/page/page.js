@@ -128,7 +128,7 @@ function draw() {
   if (!t || state.frozen) return;
   by("title").textContent = t.title || "testbed";
   document.title = `${t.title || "testbed"}: ${t.rounds}/${t.planned}`;
-  by("state").textContent = WORDS[t.state] + (t.stop ? `: ${t.stop.exit_status}${t.stop.reason ? ", " + t.stop.reason : ""}` : "");
+  by("state").textContent = (t.paused ? "paused: no round is begun" : WORDS[t.state]) + (t.stop ? `: ${t.stop.exit_status}${t.stop.reason ? ", " + t.stop.reason : ""}` : "");
   by("progress").max = t.planned || 1; by("progress").value = t.rounds;
   by("f-round").textContent = `${t.rounds}/${t.planned}`; by("f-rate").textContent = figure(t.rounds_per_s, 0);
   const r = (state.points.findLast((p) => Object.keys(p.r).length) || {r: {}}).r;
@@ -157,22 +157,26 @@ function take(t) {
   state.links = t.links; state.last = t;
   events(t.events);
   const over = t.state === "closed" || t.state === "killed";
-  by("stop").hidden = by("halt").hidden = !settings.controls || over;
+  by("pause").hidden = by("stop").hidden = by("halt").hidden = !settings.controls || over;
+  by("pause").textContent = t.paused ? "Go on with the run (p)" : "Pause the run (p)";
+  by("pause").setAttribute("aria-pressed", t.paused);
   draw();
 }
 
 function ask(what) {
-  if (by(what).hidden || !confirm(what === "stop" ? "Finish this round and stop the run?" : "Silence the transmitters at once and end the run?")) return;
+  const doubts = {stop: "Finish this round and stop the run?", halt: "Silence the transmitters at once and end the run?"};
+  if (by("stop").hidden || (doubts[what] && !confirm(doubts[what]))) return;
   fetch("/control/" + what, {method: "POST", headers: {"x-token": settings.token}}).then((r) => { by("state").textContent = r.ok ? `${what}: asked` : `${what}: refused`; });
 }
 function freeze() {
   state.frozen = !state.frozen;
-  by("freeze").textContent = state.frozen ? "Go on (p)" : "Freeze the page (p)";
+  by("freeze").textContent = state.frozen ? "Show on (f)" : "Freeze the page (f)";
   by("freeze").setAttribute("aria-pressed", state.frozen);
   draw();
 }
-by("freeze").onclick = freeze; by("stop").onclick = () => ask("stop"); by("halt").onclick = () => ask("halt");
-addEventListener("keydown", (e) => { if (!e.ctrlKey && !e.metaKey && !e.altKey) ({p: freeze, s: () => ask("stop"), h: () => ask("halt")}[e.key] || (() => {}))(); });
+function pause() { ask(state.last && state.last.paused ? "unpause" : "pause"); }
+by("freeze").onclick = freeze; by("pause").onclick = pause; by("stop").onclick = () => ask("stop"); by("halt").onclick = () => ask("halt");
+addEventListener("keydown", (e) => { if (!e.ctrlKey && !e.metaKey && !e.altKey) ({f: freeze, p: pause, s: () => ask("stop"), h: () => ask("halt")}[e.key] || (() => {}))(); });
 addEventListener("resize", draw);
 
 const source = new EventSource("/events");

@@ -1,4 +1,4 @@
-"""Quasi-Newton ascent of many problems at once: L-BFGS with a line search of its own for each."""
+"""Quasi-Newton ascent for many problems at once: L-BFGS with a separate line search for each problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from testbed.core.types import F64
 
 PATIENCE = 3
-"""Iterations in a row without gain after which a problem is done."""
+"""A problem ends after this number of successive iterations without gain."""
 
 
 def maximise(
@@ -35,7 +35,7 @@ def maximise(
         uphill = slope > 0
         direction = np.where(uphill[..., None], direction, gradient)
         slope = np.where(uphill, slope, _dot(gradient, gradient))
-        # no pair (step, change of gradient) gives the scale yet: take a step of length one
+        # without a pair (step, change of gradient) the scale is unknown: take a step of length one
         known = np.any([inverse > 0 for _, _, inverse in steps], axis=0) if steps else np.zeros(value.shape, bool)
         size = np.where(known, 1.0, 1 / np.sqrt(np.maximum(_dot(direction, direction), 1e-300)))
         active = idle < PATIENCE
@@ -62,8 +62,8 @@ def _search(
 ) -> tuple[F64, F64, F64, Any]:
     """Return a point, its value and gradient, and which problems found no step with enough gain.
 
-    Halves a step that gains too little. Doubles a step that gains enough and at whose end the slope is as steep as at
-    its start: there the function curves upwards, and short steps would never give L-BFGS a pair with usable curvature.
+    A step that gains too little is halved. A step that gains enough, but at whose end the slope is as steep as at its
+    start, is doubled: the function is convex there, and short steps would give L-BFGS no pair with usable curvature.
     """
     for _ in range(25):
         tried = x + size[..., None] * direction

@@ -1,4 +1,4 @@
-"""Draws a study's figures as PNG: one line per curve, bands of one standard error where several seeds were run."""
+"""Draws a study's figures as PNG: one line per curve, with bands of one standard error if there are several seeds."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def gaussian_bits_with_error(x: NDArray[Any], y: NDArray[Any], parts: int = 20) 
 def nearest_neighbour_bits(x: F64, y: F64, k: int = 4) -> float:
     """Return I(x; y) in bits of real samples (sample, dimension) of any distribution.
 
-    Kraskov, Stögbauer and Grassberger, Phys. Rev. E 69 (2004), estimator 1: good in few dimensions, and an
-    underestimate where the dependence is very strong for the number of samples.
+    Kraskov, Stögbauer and Grassberger, Phys. Rev. E 69 (2004), estimator 1. It is accurate in few dimensions; if the
+    dependence is very strong for the number of samples, the estimate is too low.
     """
     n = len(x)
     if not 0 < k < n or len(y) != n:

@@ -1,4 +1,4 @@
-"""A net that designs for a scene: made from a seed, trained, and stored with a card that describes it."""
+"""The base class of nets that design precoders or phases for a scene; a net is stored with a card that describes it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Net:
 
 
 def check_training(**numbers: float) -> None:
-    """Raise InputError where one of the training's numbers is not above 0."""
+    """Raise InputError if one of the training's numbers is not above 0."""
     for name, value in numbers.items():
         if not value > 0:
             raise InputError(f"training with {name} = {value:g}, accepted: above 0")

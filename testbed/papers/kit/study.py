@@ -71,8 +71,8 @@ class Study:
     def claim(self, claim: str, paper: float | str | None, measured: Any, holds: bool, must_hold: bool = False) -> None:
         """Add a claim: its text, the paper's number, ours, and whether it holds.
 
-        `must_hold`: the study fails where the claim does not hold (a property of our own code, not of the paper's
-        text).
+        `must_hold`: the study fails if the claim does not hold. Use it for a property of our own code, not for a
+        statement of the paper.
         """
         row = {"claim": claim, "paper": paper, "measured": _plain(measured), "holds": bool(holds)}
         self._claims.append({**row, "must_hold": must_hold})

@@ -1,4 +1,5 @@
-"""The jobs of study `masac` for its processes: bounds, trainings, the direct net. Plain items in, plain numbers out."""
+"""The jobs that study `masac` gives to its processes: bounds, trainings, the direct net; arguments and results are
+plain data."""
 
 from __future__ import annotations
 
@@ -28,14 +29,15 @@ class Training:
     n_draws: int
     device: str
     limit_s: float
-    """Time after which training ends at the next point; the policy of that point then counts, and the study notes
-    it."""
+    """Time after which training ends at the next point; the results are then of that point's policy, and the study
+    notes this."""
     config: dict[str, Any] = field(default_factory=dict)
     predictor_updates: int = 0
 
 
 def train(item: Training) -> dict[str, Any]:
-    """Train and evaluate: `steps` (point,), `reward` (point, run), at the end `key`, `data`, `share` (run,)."""
+    """Train and evaluate; return `steps` (point,), `reward` (point, run), and of the last policy `key`, `data`, `share`
+    (run,)."""
     from testbed.agents import beams, evaluation, masac, ppo, td3
     from testbed.agents.learner import Task
     from testbed.agents.predictor import Config, Predictor
@@ -82,8 +84,9 @@ class Prediction:
 def predict(item: Prediction) -> dict[str, Any]:
     """Return by predictor `error` of Eve's channel per unit power, `wrong` modes, `reward` (setting, seed) held out.
 
-    The reward is that of the best beams if the predicted channel and mode are taken for true, with Bob following;
-    `expected` is the Kalman filter's own error estimate, `svd` and `oracle` are the rewards (setting,) for comparison.
+    The reward is that of the beams that would be best if the predicted channel and mode were true, where Bob knows
+    Alice's beam. `expected` is the Kalman filter's own error estimate, `svd` and `oracle` are the rewards (setting,)
+    for comparison.
     """
     from testbed.agents import beams, evaluation, kalman
     from testbed.agents.predictor import Config, Predictor
@@ -139,7 +142,8 @@ def bounds(item: Bounds) -> dict[str, dict[str, Any]]:
 
 
 def over(item: Bounds | Climb, policies: Any, n_at_once: int = AT_ONCE) -> dict[str, dict[str, Any]]:
-    """Return policies' summaries over an item's settings, a few at a time: this affects memory only, not results."""
+    """Return policies' summaries over an item's settings. A few settings are computed at a time, which saves memory and
+    does not change the results."""
     from testbed.agents import evaluation
     from testbed.agents.setting import Setting
 

@@ -18,11 +18,11 @@ Shape = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Size:
-    """Dictionaries are by frame; `limit_s` is the time limit of training, by frame and for the sweeps of figures 4 and
-    5.
+    """The numbers of one size; dictionaries have one entry per frame. `limit_s` is the time limit of training, by frame
+    and for the sweeps of figures 4 and 5.
 
-    Training ends after a number of steps, so that reruns on one machine agree. The time limit is reached first only
-    where sixteen stacks share one GPU, or the machine has other work.
+    Training ends after a number of steps, so that reruns on one machine agree. The time limit is reached earlier only
+    if sixteen stacks share one GPU, or if the machine has other work.
     """
 
     steps: dict[str, int]
@@ -47,17 +47,17 @@ class Size:
     turned_views: tuple[str, ...] = ("lstm", "kalman", "none")
     turned_algorithms: tuple[str, ...] = ("sac", "td3", "ppo")
     noises: tuple[float, ...] = (1e-3, 0.03, 0.1, 0.3, 1.0)
-    """Error variances of Fred's channel over which predictors are compared: the default, and values where they
-    matter."""
+    """Error variances of Fred's channel at which predictors are compared: the default, and values at which a prediction
+    matters."""
     noisy: float = 0.3
     noisy_views: tuple[str, ...] = ("last", "lstm", "kalman")
-    """Views with which turned SAC is trained at that error, too."""
+    """Views with which SAC in the turned frame is trained at that error, too."""
     sweep_frames: tuple[str, ...] = ("turned",)
     """Frames in which figures 4 and 5 are drawn."""
 
     @property
     def grid(self) -> tuple[dict[str, Any], ...]:
-        """Return the settings over which no policy should lose to SVD."""
+        """Return the settings at which no policy should be worse than SVD."""
         return tuple(
             {"mu": mu, "kappa_eve": kappa, "power": power}
             for mu in self.mus for kappa in self.kappas for power in self.grid_powers
@@ -78,7 +78,7 @@ QUICK = Size(
     powers=(0.1, 10.0), freds=(0.95, 0.995), antenna_views=(), turned_views=("lstm", "none"),
     turned_algorithms=("sac",), noises=(1e-3, 0.3), noisy_views=(),
 )  # fmt: skip
-# about twenty minutes on two free cores; the limits are three times what the steps take there
+# about twenty minutes on two free cores; the time limits are three times the time that the steps take there
 CPU = Size(
     steps={"antenna": 21_000, "turned": 3000},
     shape={"antenna": {**_SMALL, "n_envs": 64, "rate": 1e-3}, "turned": _SMALL},
@@ -86,7 +86,7 @@ CPU = Size(
     limit_s={"antenna": 900.0, "turned": 150.0, "fig4": 400.0, "fig5": 300.0}, predictor_updates=1000,
     climb_updates=600, climb={"n_settings": 64}, n_points=15,
 )  # fmt: skip
-# sixteen stacks share one GPU; those that would delay the others stop early, which the table notes
+# sixteen stacks share one GPU; a stack that would delay the others stops early, and the table notes this
 CUDA = Size(
     steps={"antenna": 20_000, "turned": 3000},
     shape={

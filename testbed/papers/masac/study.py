@@ -1,10 +1,11 @@
 """Paper E, figures 2–5: multi-agent SAC, TD3 and PPO over training, views of Eve, weights, antennas and power.
 
-The paper's learners, which see channels antenna by antenna, are compared with the same learners in the turned frame
-(`agents.frames`), with closed forms, and with the optimum of a partial observer (Bayes). All runs of an algorithm and
-frame are one stack on `learning.torch_device`. `sizes` has the sizes: about seven minutes with a GPU and 16 cores,
-without a GPU a smaller plan of about twenty minutes on two free cores. Training ends after a number of steps; on a busy
-machine the time limit may end it, which a row notes: learners are compared after the transitions that all of them took.
+The paper's learners, whose input is the channel of each antenna, are compared with the same learners in the turned
+frame (`agents.frames`), with closed forms, and with the optimum under partial observation (Bayes). All runs of an
+algorithm and frame are trained together, as one stack on `learning.torch_device`. With the sizes of `sizes` the study
+takes about seven minutes with a GPU and 16 cores; without a GPU it is smaller and takes about twenty minutes on two
+free cores. Training ends after a number of steps. On a busy machine the time limit may end it earlier, and a row notes
+this; learners are then compared after the number of transitions that all of them took.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _do(item: Any) -> Any:
 
 
 def _end(trained: dict[str, Any], *names: str) -> list[np.ndarray]:
-    """Return rewards (run,) of each stack, after the most transitions that all of them took."""
+    """Return rewards (run,) of each stack, after the largest number of transitions that all of them took."""
     last = min(len(trained[n]["reward"]) for n in names) - 1
     return [trained[n]["reward"][last] for n in names]
 
@@ -79,7 +80,7 @@ def _how_far(trained: dict[str, Any], level: dict[str, float], *names: str) -> s
 def _over_training(
     study: Study, trained: dict[str, Any], climb_item: Climb, climbed: list[dict[str, Any]], base: dict[str, Any]
 ) -> None:
-    """Figures 2 and 3, and the paper's claims on them."""
+    """Add figures 2 and 3, and the paper's claims about them."""
     level = {name: float(base[name]["reward"][0]) for name in ("random", "svd", "bayes", "oracle")}
     for figure, title, names in (
         ("fig2", "Reward over training, channels antenna by antenna", ["SAC", "TD3", "PPO"]),
@@ -113,15 +114,15 @@ def _over_training(
             sac, other = _end(trained, *pair)
             tag = "turned frame" if frame else _how_far(trained, level, *pair)
             study.claim(
-                f"SAC earns more than {peer} after as many transitions ({tag}; mean and standard error in bits; SAC "
-                "off the random level)", "yes",
+                f"SAC has a higher reward than {peer} after as many transitions, and one above random beams ({tag}; "
+                "mean and standard error in bits)", "yes",
                 {"SAC": _mean(sac), peer: _mean(other)}, sac.mean() > other.mean() and sac.mean() > left_random,
             )  # fmt: skip
             study.claim(
-                f"SAC is steadier than {peer} ({tag}; standard deviation over seeds in bits; both off the random "
-                "level)", "yes",
+                f"SAC varies less over seeds than {peer}, where both are above random beams ({tag}; standard deviation "
+                "in bits)", "yes",
                 {"SAC": float(sac.std(ddof=1)), peer: float(other.std(ddof=1))},
-                # learners that never left the level of random beams are steady, too
+                # learners that stay at the level of random beams have a small deviation, too
                 sac.std(ddof=1) < other.std(ddof=1) and min(sac.mean(), other.mean()) > left_random,
             )  # fmt: skip
     for frame, wanted in (("turned frame", True), ("antenna frame", False)):
@@ -132,29 +133,29 @@ def _over_training(
         }  # fmt: skip
         told = frame if wanted else _how_far(trained, level, "SAC")
         study.claim(
-            f"every learner that is told of Eve beats the SVD beams ({told}; bits over them)", None, over,
+            f"every learner that gets a view of Eve beats the SVD beams ({told}; bits over them)", None, over,
             all(v > 0 for v in over.values()),
         )  # fmt: skip
     antenna = [n for n in ("SAC", "TD3", "PPO") if n in trained]
     study.claim(
-        "antenna by antenna, every learner left the level of random beams by 10 % of the way to SVD in the training "
-        "it got (share of that way); where not, its comparisons say nothing of the algorithms", None,
+        "in the antenna frame, every learner's training covered 10 % of the way from random to SVD beams (share); if "
+        "not, comparisons of this learner say nothing about the algorithms", None,
         {n: (float(_end(trained, n)[0].mean()) - level["random"]) / (level["svd"] - level["random"]) for n in antenna},
         all(_end(trained, n)[0].mean() > left_random for n in antenna),
     )  # fmt: skip
     turned, sac = (_end(trained, n)[0] for n in ("SAC turned", "SAC"))
     study.claim(
-        "the turned frame, not the algorithm, is what SAC lacks: turned SAC over SAC (bits)", None,
-        float(turned.mean() - sac.mean()), turned.mean() > sac.mean(), must_hold=True,
+        "the paper's SAC lacks the turned frame, not another algorithm: reward of turned SAC minus that of SAC (bits)",
+        None, float(turned.mean() - sac.mean()), turned.mean() > sac.mean(), must_hold=True,
     )  # fmt: skip
     study.claim(
-        "turned SAC closes 90 % of the gap from SVD to the oracle, Eve's channel seen", None,
+        "turned SAC that knows Eve's channel closes 90 % of the gap from SVD to the oracle", None,
         _mean(trained["SAC turned"]["share"]), trained["SAC turned"]["share"].mean() >= 0.9,
     )  # fmt: skip
 
 
 def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
-    """The paper's claims on the prediction, beside figure 3."""
+    """Add the paper's claims about the prediction, which belong to figure 3."""
     level = {name: float(base[name]["reward"][0]) for name in ("random", "svd")}
     for first in ("SAC turned", "SAC"):
         names = (first, f"{first}, lstm", f"{first}, none")
@@ -163,7 +164,7 @@ def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
         tag = "turned frame" if first == "SAC turned" else _how_far(trained, level, *names)
         full, lstm, none = (float(r.mean()) for r in _end(trained, *names))
         bits = {"full": full, "lstm": lstm, "none": none, "svd": level["svd"]}
-        # a learner that has not yet learned anything loses nothing without Eve's channel either
+        # a learner that has learned nothing would lose nothing without Eve's channel either
         learned = full > level["svd"]
         study.claim(
             "with the LSTM's prediction the reward is within 5 % of the full observation's, which is above "
@@ -172,24 +173,25 @@ def _views(study: Study, trained: dict[str, Any], base: dict[str, Any]) -> None:
         )  # fmt: skip
         gained = {n: (r - level["svd"]) / (full - level["svd"]) for n, r in (("lstm", lstm), ("none", none))}
         study.claim(
-            f"… and of what the full observation earns over SVD the LSTM keeps 95 % ({tag}; share kept, none where "
-            "there is nothing to keep)", None, gained if learned else None, learned and gained["lstm"] >= 0.95,
+            f"… and its gain over SVD is 95 % of the full observation's gain ({tag}; share; none if there is no gain)",
+            None, gained if learned else None, learned and gained["lstm"] >= 0.95,
         )  # fmt: skip
         study.claim(
-            f"without prediction it is more than 5 % below the full one, which is above SVD ({tag}; share)", "lower",
+            f"without prediction the reward is more than 5 % below the full observation's, which is above SVD ({tag}; "
+            "share)", "lower",
             {"share": none / full}, learned and none / full < 0.95,
         )  # fmt: skip
 
 
 def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, Any]) -> None:
-    """Predictors of Eve's channel over the error of Fred's: where there is something to predict, and its reward."""
+    """Add the comparison of predictors of Eve's channel over the error of Fred's channel: their errors and rewards."""
     noises, names = list(size.noises), ("last", "lstm", "kalman")
     gap = r["oracle"] - r["svd"]
     shares = {n: (r[n]["reward"] - r["svd"][:, None]) / gap[:, None] for n in names}
     for figure, what, label, of in (
         ("prediction", "Error of Eve's predicted channel", "mean square error per unit power",
          {n: r[n]["error"] for n in names}),
-        ("prediction_reward", "What the prediction earns: beams that take it for true",
+        ("prediction_reward", "Reward of beams that treat the prediction as true",
          "share of the gap from SVD to the oracle", shares),
     ):  # fmt: skip
         study.figure(
@@ -205,17 +207,21 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
     error = {n: r[n]["error"].mean(1) for n in names}
     ratio = error["lstm"] / error["kalman"]
     study.claim(
-        f"the LSTM's error is nowhere below the optimum, the Kalman filter's (ratio, at Fred's errors {noises})", None,
+        f"the LSTM's error is nowhere below the Kalman filter's, the optimum (ratio, at Fred's errors {noises})", None,
         ratio, bool((ratio > 0.98).all()), must_hold=True,
     )  # fmt: skip
     fits = error["kalman"] / r["expected"]
     study.claim(
-        "the Kalman filter's error is what it says it is (ratio)", None, fits, bool((abs(fits - 1) < 0.06).all()), True
+        "the Kalman filter's error equals its own estimate of it (ratio)",
+        None,
+        fits,
+        bool((abs(fits - 1) < 0.06).all()),
+        True,
     )
     last = error["lstm"] / error["last"]
     study.claim(
         f"the LSTM predicts better than Fred's latest estimate does by itself at the default error {noises[0]:g} "
-        "(ratio; the Kalman filter's own, below which none can be, beside it)", None,
+        "(ratio of errors; beside it the same of the Kalman filter, the least possible)", None,
         {"lstm": float(last[0]), "kalman": float(error["kalman"][0] / error["last"][0])}, bool(last[0] < 1),
     )  # fmt: skip
     i = noises.index(size.noisy)
@@ -246,8 +252,8 @@ def _prediction(study: Study, size: Any, trained: dict[str, Any], r: dict[str, A
     kept = {v: (float(x.mean()) - svd) / (full_bits - svd) for v, x in zip(stacks, rest, strict=True)}
     recovered = {f"{v}, of the full reward": float(x.mean()) / full_bits for v, x in zip(stacks, rest, strict=True)}
     study.claim(
-        f"at {size.noisy:g} turned SAC with the LSTM earns more over SVD than with the latest estimate (shares of what "
-        "the full observation earns over SVD, and of its reward)", None, kept | recovered,
+        f"at {size.noisy:g} turned SAC gains more over SVD with the LSTM than with the latest estimate (shares of the "
+        "full observation's gain, and of its reward)", None, kept | recovered,
         full_bits > svd and kept["lstm"] > kept["last"],
     )  # fmt: skip
 
@@ -273,7 +279,7 @@ def _over_weight(study: Study, trained: dict[str, Any], bound: dict[str, Any], m
     )  # fmt: skip
     key, data = (curves[f"SAC turned, {w} rate"] for w in ("key", "data"))
     study.claim(
-        "over some part of µ both rates rise together (steps that do)", "yes",
+        "in some range of µ both rates rise with µ (values of µ at which they do)", "yes",
         [mus[i] for i in range(len(mus) - 1) if key[i + 1] > key[i] and data[i + 1] > data[i]],
         bool(((np.diff(key) > 0) & (np.diff(data) > 0)).any()),
     )  # fmt: skip
@@ -288,7 +294,7 @@ def _over_antennas(
         for frame in ("turned", "antenna"):
             if f"fig5 {frame} {antennas[0]}" not in trained:
                 continue
-            # larger arrays learn more slowly, and the clock may have stopped them earlier
+            # with more antennas a learner needs more time, so the time limit may have stopped it earlier
             last = min(len(trained[f"fig5 {frame} {n}"]["reward"]) for n in antennas) - 1
             label = f"SAC {frame}, P = {10 * np.log10(power):.0f} dB"
             at = [trained[f"fig5 {frame} {n}"]["reward"][last].reshape(len(powers), n_seeds)[i] for n in antennas]
@@ -297,7 +303,7 @@ def _over_antennas(
             found = [bound[f"fig5 {n}"][name]["reward"][i] for n in antennas]
             curves[f"{name}, P = {10 * np.log10(power):.0f} dB"] = found
     study.figure("fig5", "Reward over antennas and power", antennas, "antennas", "reward, bits", curves, errors)
-    # a learner that falls where the oracle rises has not learnt enough, so the system is not the cause
+    # if a learner's reward falls where the oracle's rises, the learner is not trained enough
     for start, whose in (("SAC turned", "SAC, turned frame"), ("SAC antenna", "SAC, antenna frame"), ("oracle",) * 2):
         rows = [v for k, v in curves.items() if k.startswith(start)]
         if rows:
@@ -311,7 +317,7 @@ def _over_antennas(
 def _partial(
     study: Study, base: dict[str, Any], climbed: list[dict[str, Any]], n_grid: int, freds: list[float]
 ) -> None:
-    """The reward that partial observation allows, and the claim that no policy is below SVD anywhere."""
+    """Add the rewards under partial observation, and the claim that no policy is below SVD at any setting."""
     first, last = 1 + n_grid, 1 + n_grid + len(freds)
     names = ("bayes", "bayes, Bob at SVD", "trade")
     curves = {n: base[n]["share"][first:last] for n in names}
@@ -340,11 +346,11 @@ def _partial(
         mine[:, 0].mean() >= 0.9,
     )
     study.claim(
-        "… and 97 % of what is attainable at all, at every correlation of Fred (worst)", None,
+        "… and 97 % of the optimum under partial observation, at every correlation of Fred (least)", None,
         float((curves["direct"] / curves["bayes"]).min()), bool((curves["direct"] / curves["bayes"]).min() >= 0.97),
     )  # fmt: skip
     enough = [k for k, s in zip(freds, curves["bayes"], strict=True) if s >= 0.9]
-    study.claim("90 % is attainable from this κ_F on, for any policy", None, min(enough, default=None), bool(enough))
+    study.claim("some policy can close 90 % of the gap from this κ_F on", None, min(enough, default=None), bool(enough))
     everything = {"bayes": base["bayes"], **{f"direct, seed {i}": r for i, r in enumerate(climbed)}}
     for name in ("bayes", "direct"):
         rows = [
@@ -368,7 +374,7 @@ def _yardsticks(study: Study, bound: dict[str, Any], n_draws: int) -> None:
         row: dict[str, Any] = {"N_t": n, "κ_E": kappa, "µ": mu}
         for name, value in zip(("random", "svd", "ascent"), expected, strict=True):
             mean, spread = float(found[name]["reward"][i]), float(found[name]["spread"][i])
-            # printed to two digits
+            # the independent values have two digits
             sigma = (spread**2 * (1 / 400 + 1 / n_draws) + 0.003**2) ** 0.5
             row |= {name: mean, f"{name}, independent": value}
             far.append(abs(mean - value) / sigma)
@@ -376,11 +382,11 @@ def _yardsticks(study: Study, bound: dict[str, Any], n_draws: int) -> None:
         rows.append(row)
     study.table("yardsticks", rows)
     study.claim(
-        "random, SVD and gradient ascent are what was computed independently (largest deviation, standard errors)",
+        "random, SVD and gradient ascent agree with values computed independently (largest deviation, standard errors)",
         None, max(far), max(far) < 3.5, must_hold=True,
     )  # fmt: skip
     above = float(min(r["oracle"] - r["ascent"] for r in rows))
-    study.claim("the frontier's oracle is not below gradient ascent (least, bits)", None, above, above > -2e-3, True)
+    study.claim("the oracle is not below gradient ascent (least difference, bits)", None, above, above > -2e-3, True)
     gap = abs(rows[0]["oracle"] - rows[0]["svd"])
     study.claim("SVD beams are optimal where Eve is uncorrelated (gap, bits)", None, gap, gap < 1e-3, True)
     orders = all(r["random"] < r["svd"] <= r["bayes"] + 1e-4 and r["bayes"] <= r["oracle"] + 1e-4 for r in rows)
@@ -405,16 +411,16 @@ def _training_table(
         )  # fmt: skip
     study.table("training", rows)
     cut = {r["stack"]: r["updates"] / r["planned"] for r in rows if r["updates"] < r["planned"]}
-    study.claim("every stack took the updates planned, none was stopped by the clock (shares)", None, cut, not cut)
+    study.claim("every stack took the updates planned, none was stopped by the time limit (shares)", None, cut, not cut)
     updates = [climb_item.updates, *(int(trained[n]["steps"][-1]) for n in ("SAC", "SAC turned"))]
     study.claim(
-        "the direct net takes fewer updates than either SAC took, finished or not (direct, SAC, SAC turned)", None,
+        "the direct net takes fewer updates than SAC in either frame (direct, SAC, SAC turned)", None,
         updates, updates[0] < min(updates[1:]),
     )  # fmt: skip
     seen = [climb_item.updates * climbed[0]["transitions"]]
     seen += [int(trained[n]["steps"][-1] * trained[n]["n_envs"]) for n in ("SAC", "SAC turned")]
     study.claim(
-        "… and fewer transitions (direct, all settings together; SAC and SAC turned, one run's)", None, seen,
+        "… and fewer transitions (direct: for all settings; SAC and SAC turned: of one run)", None, seen,
         seen[0] < min(seen[1:]),
     )  # fmt: skip
 

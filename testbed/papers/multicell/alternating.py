@@ -1,4 +1,5 @@
-"""Paper C's method: algorithm 1 for the precoders and algorithm 2 for the phases alternate until neither gains."""
+"""Paper C's method: algorithm 1 for the precoders and algorithm 2 for the phases alternate until neither raises the
+rate."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ def design(
 ) -> Design:
     """Return precoders and phases from `phases_rad` (…, element) and `start` (identity by default).
 
-    The paper does not give its start, which matters (the study compares). History: after each round, the start
-    first. `inner`: iterations of either algorithm within a round.
+    The paper does not say from where it starts, but the result depends on it (the study compares starts). The history
+    has the rate at the start and after each round. `inner`: iterations of either algorithm within a round.
     """
     precoders = cells_precoders.identity(model) if start is None else start
     bits = model.weighted_bound(precoders, phases_rad)

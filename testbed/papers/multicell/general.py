@@ -1,4 +1,4 @@
-"""Paper C with any covariances: R^d_ij of the direct channels and R^r_ij of all paths over the surfaces.
+"""Paper C with arbitrary covariances: R^d_ij of the direct channels and R^r_ij of all paths over the surfaces.
 
 h_ij = h^d_ij + H_ij v, R^r_ij = E{vec(H_ij) vec(H_ij)^H} (vec by columns: element after element, antennas within), so
 C_ij = R^d_ij + (v^T ⊗ I) R^r_ij (v* ⊗ I), paper C eq. 12. Memory grows with (MNL)²; `MultiCell` needs far less where
@@ -49,7 +49,7 @@ class GeneralMultiCell(KeyRates):
 
     @classmethod
     def of(cls, model: MultiCell) -> GeneralMultiCell:
-        """Return the same statistics written out in full (one scene)."""
+        """Return the statistics of a `MultiCell` (one scene) as full matrices."""
         if model.batch:
             raise InputError(f"one scene, not a batch {model.batch}")
         kappa = 0.0 if model.rician == 0 else model.rician / (model.rician + 1)
@@ -96,7 +96,7 @@ class GeneralMultiCell(KeyRates):
     def theorem_4(self, precoders: C128, phases_rad: F64) -> C128:
         """Return ∂R/∂v̄* (element,) with v̄ = v*, term by term as printed (paper C eqs. 30, 31): O((MNL)³).
 
-        It is the conjugate of `phase_slopes`, and kept as a reference for comparison with the other two; in bits.
+        It is the conjugate of `phase_slopes`, in bits, and serves as a reference for the two other computations.
         """
         self.check_precoders(precoders)
         n, m, m_e = self.n_phases, self.n_antennas, self.n_chains
@@ -116,7 +116,7 @@ class GeneralMultiCell(KeyRates):
             q = heard @ np.linalg.inv(y) - heard @ e_inv + wide @ r_kk @ v_m @ z_inv @ r_zy @ e_inv
             g = -self.through[k].sum(axis=0) @ v_m @ z_inv @ r_zy @ e_inv @ r_yz @ z_inv
             g = g + r_kk @ adjoint(wide) @ v_e @ e_inv @ r_yz @ z_inv
-            # the commutation matrices turn (element, stream) into (stream, element); then block m, column m
+            # with rows in the order (stream, element) by the commutation matrices, take column m of block m, and add
             out += weight * (np.einsum("nmm->n", q.reshape(n, m_e, m_e)) + np.einsum("nmm->n", g.reshape(n, m, m)))
         return np.asarray(out / LN2, complex)
 
@@ -135,5 +135,5 @@ class GeneralMultiCell(KeyRates):
         return np.asarray(np.exp(1j * np.asarray(phases_rad)), complex)
 
     def check_precoders(self, precoders: Any) -> None:
-        """Raise InputError where precoders do not fit or exceed the power."""
+        """Raise InputError if precoders have another shape or exceed the power."""
         check_precoders(precoders, (self.n_cells, self.n_chains, self.n_antennas), self.power_w)

@@ -30,7 +30,7 @@ PROPOSED, PAPERS, RANDOM, NONE = "joint (ours)", "alternation (paper's)", "RandP
 
 @dataclass(frozen=True)
 class Scene:
-    """One setting; several draws of the lines of sight's phases where `array` is "random"."""
+    """One setting; if `array` is "random", several draws of the phases of the lines of sight."""
 
     x_ut_m: float = 280.0
     x_surface_m: float = 300.0
@@ -47,7 +47,7 @@ class Scene:
     starts: int = 4
 
     def model(self) -> MultiCell:
-        """Return the draws as a batch; draw d has the same phases in every setting of as many elements."""
+        """Return the draws as a batch; draw d has the same phases in all settings with the same number of elements."""
         options: dict[str, Any] = {
             "n_elements": self.n_elements, "n_antennas": self.n_antennas, "n_chains": self.n_chains,
             "power_dbm": self.power_dbm, "array": self.array, "spacing_wavelengths": self.spacing_wavelengths,
@@ -67,14 +67,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Task:
-    """What is computed of a scene."""
+    """A scene, and what is to be computed for it."""
 
     scene: Scene
     curves: tuple[str, ...] = (PROPOSED, PAPERS, RANDOM, NONE)
 
 
 def compare(task: Task) -> dict[str, Any]:
-    """Return by curve the weighted sum rates in bits (draw,), and for our solver the bound, too."""
+    """Return for each curve the weighted sum rates in bits (draw,), and for our solver also the bound."""
     scene, model = task.scene, task.scene.model()
     out: dict[str, Any] = {}
     for curve in task.curves:
@@ -115,7 +115,8 @@ def converge(scene: Scene) -> dict[str, Any]:
 
 
 def quantized(task: tuple[Scene, int]) -> dict[str, Any]:
-    """Return rates in bits (draw,) with phases of so many bits: rounded, and by coordinate ascent over the levels."""
+    """Return rates in bits (draw,) with phases of that number of bits: rounded, and by coordinate ascent over
+    levels."""
     scene, bits = task
     model = scene.model()
     best = solve(PROPOSED, scene, model)
@@ -129,10 +130,10 @@ def quantized(task: tuple[Scene, int]) -> dict[str, Any]:
 
 
 def known_sight(scene: Scene) -> dict[str, Any]:
-    """Return rates in bits (draw,) where the lines of sight change with each block, and where they are publicly known.
+    """Return rates in bits (draw,) for lines of sight that change with each block, and for publicly known ones.
 
-    "same design": the design for the former, rated by the latter. "best": precoders made for the latter; phases do
-    not matter there.
+    "same design": the design for changing lines of sight, evaluated with known ones. "best": precoders designed for
+    known ones, for which the phases have no effect.
     """
     model = scene.model()
     known = replace(model, los_known=True)
@@ -152,7 +153,7 @@ def solve_none(scene: Scene, model: MultiCell) -> F64:
 
 
 def checks(seed: int) -> dict[str, Any]:
-    """Return the difference of the two gradients, and closed forms beside simulated probing.
+    """Return differences of the gradients, and compare closed forms with simulated probing.
 
     "gradient": largest difference of dR/dθ by the structured path, by Theorem 4 as printed and by Theorem 4
     contracted, over the largest entry. "deviations": (estimate − closed form) over its standard error, of each
@@ -213,7 +214,7 @@ class Probing:
 
 def disagreement(task: Probing) -> dict[str, list[float]]:
     """Return the share of bits that differ, (draw,): for the entries of y_k and z_k themselves, and for the strongest
-    canonical direction of each cell; one bit a real dimension, no guard band, all cells together."""
+    canonical direction of each cell; with one bit per real dimension and no guard band, over all cells."""
     whole = task.scene.model()
     curve = NONE if task.without_surface else PROPOSED
     found = solve(curve, task.scene, whole)
@@ -237,8 +238,9 @@ def disagreement(task: Probing) -> dict[str, list[float]]:
 def sequences(task: Probing) -> dict[str, Any]:
     """Return p-values of each test that 2048 bits allow and of the rank test (38 matrices), from one draw.
 
-    The base stations' bits of each cell, canonical directions with ρ ≥ 0.5, (sequence, 2048) by cell. "raw": the same
-    for the entries of z_k themselves, from a quarter of the probes. "generator": for as many pseudo-random bits as "p".
+    "p": for the base stations' bits of canonical directions with ρ ≥ 0.5, in sequences (sequence, 2048) of one cell
+    each. "raw": for the entries of z_k themselves, from a quarter of the probes. "generator": for the same number of
+    pseudo-random bits as "p".
     """
     whole = task.scene.model()
     found = solve(PROPOSED, task.scene, whole)
@@ -263,7 +265,7 @@ def _p_values(streams: list[U8]) -> dict[str, F64]:
 
 
 def _bits(values: C128) -> U8:
-    """Return the bits that the testbed's own scalar quantizer makes of (probe, entry) complex values, 1 bit a real
+    """Return the bits that the testbed's own scalar quantizer makes of complex values (probe, entry): 1 bit per real
     dimension."""
     flat = np.stack([values.real, values.imag], axis=-1).reshape(len(values), -1)
     features = Features(np.ascontiguousarray(flat), np.arange(len(flat)))

@@ -1,9 +1,9 @@
-"""Paper C solved jointly: L-BFGS over precoders and phases together, from several starts, then both in alternation.
+"""Paper C solved jointly: L-BFGS over precoders and phases together, from several starts, followed by the alternation.
 
 Alternation converges slowly where the best precoders and phases depend on each other, and it stays near its start: from
-identity precoders it ends far below the optimum. A gradient at linear cost for all variables together avoids both.
-Precoders stay at full power during the ascent; algorithm 1, which may lower it, comes last. The result is never below
-any of its starts.
+identity precoders it ends far below the optimum. An ascent over all variables together, whose gradient has linear cost,
+avoids both. Precoders stay at full power during this ascent; algorithm 1, which may use less power, comes last. The
+result is never below any of its starts.
 """
 
 from __future__ import annotations

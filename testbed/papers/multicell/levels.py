@@ -31,10 +31,12 @@ def design(
     rounds: int = 20,
     sweeps: int = 20,
 ) -> Design:
-    """Return levels and precoders, found from roundings of `phases_rad` by alternating both until neither gains.
+    """Return levels and precoders, found from roundings of `phases_rad` by alternating both until neither raises the
+    rate.
 
-    Adding one angle to all phases does not change the rate, but the rounding: `n_turns` such angles are starts, 0 among
-    them, and the best result counts; it is never below `projected`. History: the mean over starts, after each round.
+    One angle that is added to all phases changes their rounding, but not the rate of the phases themselves. Therefore
+    the search starts from `n_turns` such angles, 0 among them, and returns the best result, which is never below
+    `projected`. The history has the mean over the starts after each round.
     """
     turns = np.arange(n_turns) * (levels_rad(bits)[1] / n_turns)
     turned = np.asarray(phases_rad)[None] + turns.reshape(-1, *[1] * np.ndim(phases_rad))
@@ -57,7 +59,7 @@ def design(
 
 
 def _sweep(model: MultiCell, p: C128, phases: F64, bits: int, sweeps: int) -> F64:
-    """Return levels that no change of a single element improves (or the levels after `sweeps`)."""
+    """Return levels that no change of a single element improves, or the levels after `sweeps` sweeps."""
     levels = levels_rad(bits)
     units = np.exp(1j * levels)
     state = np.rint(phases / levels[1]).astype(int) % levels.size
@@ -69,7 +71,7 @@ def _sweep(model: MultiCell, p: C128, phases: F64, bits: int, sweeps: int) -> F6
         changed = False
         for element in range(model.n_phases):
             surface, place = divmod(element, n)
-            # (…, i, j) what this element adds to s at phase 0
+            # (…, i, j) the contribution of this element to s at phase 0
             own = (
                 model.surface_bs[..., surface, :, place][..., :, None]
                 * (model.surface_ut[..., surface, :, place][..., None, :])

@@ -1,4 +1,4 @@
-"""Paper C: K cells with common pilots, between them L surfaces of N elements each; statistics at linear cost.
+"""Paper C: K cells with common pilots, and L surfaces of N elements each; covariances at a cost linear in N.
 
 h_ij = h^d_ij + Σ_l G_il diag(v_l) f_lj from base station i (M antennas) to terminal j (one). The direct links are
 Rayleigh; both links of a surface are Rician of factor β, κ = β/(β+1): a line of sight with a flat response over the
@@ -8,12 +8,12 @@ array (steering vectors) and independent scatter. v enters the covariance throug
 
 so covariances and gradients cost O(K²NL).
 
-The lines of sight. The paper counts all of E{hh^H} as randomness and treats channels of different pairs as
-uncorrelated. Both are true only if the phase of each line of sight changes with each coherence block (a terminal moves
-by wavelengths, the array's response stays): this is the default here, and what `probe` draws. Paths over different
-surfaces are then uncorrelated, too, unless a station or terminal has one phase for all of them (`coherent`): their
-lines of sight are then added as amplitudes. With `los_known` the product of the lines of sight is subtracted as public
-knowledge: it gives no key, and v has no effect.
+There are three models of the lines of sight. The paper counts all of E{hh^H} as randomness and treats channels of
+different pairs as uncorrelated. Both are true only if the phase of each line of sight changes with each coherence
+block, because a terminal moves by wavelengths, while the array's response stays the same. This is the default here, and
+`probe` draws such phases. Paths over different surfaces are then uncorrelated, too. With `coherent` a station or
+terminal has one phase for all surfaces, so that their lines of sight are added as amplitudes. With `los_known` the
+product of the lines of sight is public knowledge and is subtracted: it gives no key, and v has no effect.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ class MultiCell(KeyRates):
     ) -> MultiCell:
         """Return the paper's statistics for places (cell, 3), (cell, 3) and (surface, 3) in metres.
 
-        array: response of a surface's elements to a line of sight, which the paper leaves open. "random": an
-        independent phase each, drawn from `rng`. "wide", "tall": a vertical grid along x, as square as the number of
-        elements allows, elements `spacing_wavelengths` apart. The base stations' antennas are in a row along y, half a
-        wavelength apart.
+        `array` is the response of a surface's elements to a line of sight, which the paper does not define. "random":
+        each element has an independent phase, drawn from `rng`. "wide", "tall": the elements are on a vertical grid
+        along x, as square as their number allows, `spacing_wavelengths` apart. The base stations' antennas are in a row
+        along y, half a wavelength apart.
         """
         bs = points("bs_m", np.atleast_2d(bs_m))
         ut, surface = points("ut_m", ut_m, (len(bs),)), points("surface_m", np.atleast_2d(surface_m))
@@ -150,8 +150,8 @@ class MultiCell(KeyRates):
     def four_cells(cls, surface_xy_m: Any, **options: Any) -> MultiCell:
         """Return the paper's four cells (its Fig. 11) with surfaces at (surface, 2).
 
-        Cells 3 and 4 mirror 1 and 2 at y = 600 m: base station 3 at (0, 600), as the surfaces' paths between numbered
-        base stations imply (the paper's list of coordinates exchanges 3 and 4).
+        Cells 3 and 4 are cells 1 and 2 mirrored to y = 600 m. Base station 3 is at (0, 600): this follows from the
+        paper's description of the surfaces' ways, while its list of coordinates exchanges 3 and 4.
         """
         bs = [(x, y, BS_HEIGHT_M) for y in (0, 600) for x in (0, 600)]
         ut = [(x, y, UT_HEIGHT_M) for y in (0, 600) for x in (280, 320)]
@@ -220,9 +220,9 @@ class MultiCell(KeyRates):
     def probe(self, precoders: C128, phases_rad: F64, n_probes: int, rng: np.random.Generator) -> tuple[C128, C128]:
         """Draw channels and return y (cell, probe, stream) and z̃ (cell, probe, antenna), eqs. 3 and 5; no batch.
 
-        Each probe is a coherence block of its own: new scatter, new phases of all lines of sight (constant, where they
-        are known: their part is then subtracted). Links that several pairs of a scene share (a base station's path to a
-        surface, a surface's to a terminal) are shared here, too.
+        Each probe is a coherence block of its own: it has new scatter and new phases of all lines of sight (if these
+        are known, they are constant, and their part is subtracted). A link that belongs to several pairs, such as that
+        from a base station to a surface, is drawn once for all of them.
         """
         self.check_precoders(precoders)
         self.check_phases(phases_rad)
@@ -303,7 +303,7 @@ class MultiCell(KeyRates):
         return torch.as_tensor(values, dtype=like.dtype, device=like.device)
 
     def check_phases(self, phases_rad: Any) -> None:
-        """Raise InputError where phases are not one for each element and scene, or not finite."""
+        """Raise InputError if there is not one finite phase for each element and scene."""
         if np.ndim(phases_rad) < 1 or phases_rad.shape[-1] != self.n_phases:
             found = phases_rad.shape[-1] if np.ndim(phases_rad) else "a single one"
             raise InputError(f"phases for {found} elements, accepted: (…, {self.n_phases}), surface after surface")
@@ -312,13 +312,14 @@ class MultiCell(KeyRates):
             raise InputError("phases are not finite; accepted: radians")
 
     def check_precoders(self, precoders: Any) -> None:
-        """Raise InputError where precoders do not fit or exceed the power."""
+        """Raise InputError if precoders have another shape or exceed the power."""
         check_batch("precoders", tuple(precoders.shape[:-3]), self.batch)
         check_precoders(precoders, (self.n_cells, self.n_chains, self.n_antennas), self.power_w)
 
 
 def check_precoders(precoders: Any, shape: tuple[int, int, int], power_w: float) -> None:
-    """Raise InputError where precoders are not (…, *shape), or a base station sends more than `power_w` (to 1e-6)."""
+    """Raise InputError if precoders are not (…, *shape), or a base station exceeds `power_w` by more than a share of
+    1e-6."""
     if precoders.shape[-3:] != shape:
         raise InputError(
             f"precoders have the shape {tuple(precoders.shape)}, accepted: (…, {', '.join(map(str, shape))})"
@@ -330,7 +331,7 @@ def check_precoders(precoders: Any, shape: tuple[int, int, int], power_w: float)
 
 
 def check_common(weights: Any, power_w: float, n_chains: int, n_antennas: int) -> None:
-    """Raise InputError for powers, chains or weights that cannot be."""
+    """Raise InputError for impossible powers, numbers of RF chains, or weights."""
     if not (np.isfinite(power_w) and power_w > 0):
         raise InputError(f"power P_A = {power_w:g} W, accepted: finite and above 0")
     if not 1 <= n_chains <= n_antennas:

@@ -11,7 +11,7 @@ from testbed.papers.multicell.rates import C128, slopes
 from testbed.surface.design import Design
 
 SUFFICIENT = 1e-4
-"""Share of the predicted gain that a step must bring."""
+"""A step is accepted if it raises the rate by at least this share of the rise that the gradient predicts."""
 
 
 def design(
@@ -23,8 +23,8 @@ def design(
 ) -> Design:
     """Return phases (…, element) for the given precoders, from `phases_rad`.
 
-    The gradient is the model's: at linear cost for `MultiCell`, Theorem 4 for `GeneralMultiCell`. It ends where no
-    scene gains more than `tolerance` of its rate.
+    The model computes the gradient: `MultiCell` at linear cost, `GeneralMultiCell` by Theorem 4. The ascent ends when
+    no scene gains more than `tolerance` of its rate.
     """
     v = np.exp(1j * np.asarray(phases_rad, float))
     bits = model.weighted_bound(precoders, np.angle(v))

@@ -1,9 +1,9 @@
 """Paper C, algorithm 1: precoders for given phases, a fixed point of the KKT conditions (eqs. 17–27).
 
 P_i ← (λ_i I + F_i)⁻¹ a_i with F and a of the last precoders, and λ_i ≥ 0 by bisection such that ‖P_i‖² ≤ P_A. The new
-point maximises a concave quadratic that touches the objective at the old one, so the objective rises at the beginning
-of the way to it; where it does not rise over the whole step, the step is halved until it does. (That the published step
-always improves is an observation, not a theorem; the study counts how often it did not.)
+point maximises a concave quadratic that has the objective's value and gradient at the old point, so the objective rises
+at first on the line from the old point to the new one. If it is not higher at the end of the step, the step is halved
+until it is. (It is not proved that the published step always improves; the study counts how often it did not.)
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def design(
 ) -> Design:
     """Return precoders for the given phases (…, element), from `start` (identity by default).
 
-    It ends where no scene gains more than `tolerance` of its rate. `halved`: gets the number of scenes whose step had
-    to be shortened, for every iteration.
+    The iteration ends when no scene gains more than `tolerance` of its rate. For every iteration the number of scenes
+    whose step had to be shortened is appended to `halved`.
     """
     c = model.covariances(phases_rad)
     p = identity(model) if start is None else np.asarray(start, complex)

@@ -34,8 +34,8 @@ def bounds_bits(precoders: Any, covariances: Any) -> Any:
 def rates_bits(precoders: Any, covariances: Any) -> Any:
     """Return R_k = I(y_k; z_k) (…, cell) in bits, paper C eq. 8; numpy or torch.
 
-    A precoder may leave streams empty, P_k Z_k P_k^H is then singular: noise in z_k, as small as the precision allows,
-    keeps the logarithms finite, and can only lower the rate.
+    If a precoder does not use all streams, P_k Z_k P_k^H is singular. Therefore noise that is as small as the precision
+    allows is added to z_k; it keeps the logarithms finite, and can only lower the rate.
     """
     xp = namespace(covariances)
     z, own, _, y, _ = _downlink(precoders, covariances)
@@ -71,7 +71,7 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
     p_h = adjoint(precoders)
     difference = (y_inv - e_inv)[..., None, :, :, :]
     d = p_h[..., :, None, :, :] @ difference @ precoders[..., :, None, :, :]
-    seen = p_h @ e_inv @ precoders  # the weights that the error covariance gives the antennas of the own base station
+    seen = p_h @ e_inv @ precoders  # weight times P^H E⁻¹ P (…, cell, antenna, antenna)
     d = d - (t @ seen @ adjoint(t))[..., :, None, :, :]
     d[..., k, k, :, :] += t @ seen + seen @ adjoint(t)
     g = (difference @ precoders[..., :, None, :, :] @ covariances).sum(axis=-3)
@@ -79,7 +79,7 @@ def slopes(precoders: C128, covariances: C128, weights: Any) -> Slopes:
 
 
 class KeyRates(ABC):
-    """The interface of a scene for designers, whatever gives its covariances; shapes as in the functions above."""
+    """The interface of a scene for designers; a subclass computes the covariances. Shapes as in the functions above."""
 
     weights: F64
     """(cell,) weights in the sum that is maximised."""
@@ -94,7 +94,7 @@ class KeyRates(ABC):
 
     @abstractmethod
     def check_precoders(self, precoders: Any) -> None:
-        """Raise InputError where precoders do not fit or exceed the power."""
+        """Raise InputError if precoders have another shape or exceed the power."""
 
     def slopes(self, precoders: C128, phases_rad: F64) -> tuple[Slopes, F64]:
         """Return the gradients of Σ w R^ub and, from them, dR/dθ (…, element)."""
@@ -133,7 +133,7 @@ def canonical(precoders: C128, covariances: C128) -> tuple[C128, C128, Any]:
 def fixed_point_terms(precoders: C128, covariances: C128, weights: Any) -> tuple[C128, C128, Any]:
     """Return F_i (…, cell, MM_e, MM_e) and a_i (…, cell, MM_e) of paper C eqs. 19–21 (vec by columns), and Σ w R^ub.
 
-    They include the factor of bits, 1/ln 2, so the multipliers do, too.
+    They contain the factor 1/ln 2 of bits, and so do the multipliers λ_i.
     """
     _, own, t, y, e = _downlink(precoders, covariances)
     cells = own.shape[-3]

@@ -1,7 +1,8 @@
 """Paper C: weighted sum key rates of several cells with surfaces; figures 4–10, 12, Table I.
 
-"random" lines of sight: every element has an independent phase, our assumption for all curves (several draws, error
-bars); "wide" and "tall": a compact grid, quarter-wave elements. The paper does not give its surface's orientation.
+For all curves we assume "random" lines of sight, where every element has an independent phase (several draws, with
+error bars). With "wide" and "tall" the elements are a compact grid, a quarter of a wavelength apart. The paper does not
+give the orientation of its surface.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def run(study: Study) -> None:
     pair = _with(few, surfaces_xy_m=((STATED, 0.0), (STATED, 600.0)), coherent=True)
     jobs["coherent"] = ("compare", Task(pair, (PROPOSED,)))
     n_sequences, parts = (400, 2) if quick else (10_000, 20)
-    # two cells, two bits per probe each (one canonical direction)
+    # each of the two cells gives two bits per probe (from one canonical direction)
     probes = n_sequences * SEQUENCE_BITS // (2 * 2 * parts)
     for part in range(parts):
         jobs["table1", part] = ("sequences", Probing(_with(base, draws=1), probes, part))
@@ -139,10 +140,10 @@ def _convergence(study: Study, found: dict[Any, Any]) -> None:
     study.claim("algorithms 1, 2 and their alternation never fall (least relative change of an iteration)",
                 "monotone", least, least >= -1e-9, True)  # fmt: skip
     halved, steps = (sum(r[k] for r in runs.values()) for k in ("halved", "steps"))
-    study.claim(f"algorithm 1's published step always climbs by itself (steps of {steps} that had to be shortened)",
+    study.claim(f"algorithm 1's published step always raises the rate (steps of {steps} that had to be shortened)",
                 "yes", halved, halved == 0)  # fmt: skip
     ends = [[r[method][-1] for r in runs.values()] for method in ("from identity", "alternation")]
-    study.claim("where the alternation starts does not matter (bits from identity and from random precoders)", None,
+    study.claim("the alternation's result does not depend on its start (bits from identity and random precoders)", None,
                 ends, bool(np.allclose(ends[0], ends[1], rtol=0.02)))  # fmt: skip
     study.table("convergence", [
         {"M": m, "N": n, "rounds of alternation": len(r["alternation"]) - 1, "bits": r["alternation"][-1],
@@ -153,7 +154,7 @@ def _convergence(study: Study, found: dict[Any, Any]) -> None:
 
 
 def _stated(study: Study, found: dict[Any, Any], arrays: dict[str, Scene]) -> None:
-    """The paper's two cells, terminals at 280 and 320 m: the numbers in its text."""
+    """Add the claims about numbers in the paper's text: two cells, with terminals at 280 and 320 m."""
     rows = []
     for name in arrays:
         r = found["stated", name]
@@ -175,10 +176,11 @@ def _stated(study: Study, found: dict[Any, Any], arrays: dict[str, Scene]) -> No
 
 
 def _independent(study: Study, draws: Any, by_array: dict[str, float]) -> None:
-    """The proposed design, in bits, beside two numbers that were computed independently of this project.
+    """Compare the rate of the proposed design with two numbers that were computed independently of this project.
 
-    They are 5.6 for random lines of sight and 7.3 for a compact array. The number of draws of the former is unknown,
-    and draws spread by 0.2 bits: so 5 % is required of it, and that it may be a single draw.
+    They are 5.6 bits for random lines of sight and 7.3 bits for a compact array. The number of draws behind the former
+    is unknown, and draws have a spread of 0.2 bits. Therefore it has to agree within 5 %, and to be a possible value of
+    a single draw.
     """
     low, spread = _mean(draws), float(np.std(draws, ddof=1))
     study.claim("proposed, random lines of sight: an independent 5.6 bits within 5 % of the mean, and within three "
@@ -194,7 +196,7 @@ def _independent(study: Study, draws: Any, by_array: dict[str, float]) -> None:
     study.claim("the paper's figure lies between random lines of sight and a compact surface (bits)", 6.57,
                 [low, max(compact)], low < 6.57 < max(compact))  # fmt: skip
     half = by_array["wide, half a wavelength apart"]
-    study.claim("it does not depend on how the surface stands: half-wave elements in line with both stations give "
+    study.claim("it does not depend on the surface's orientation: half-wave elements in line with both stations give "
                 "5.6 bits, too", 6.57, half, half >= 5.6)  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def _powers(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]]) ->
     study.figure("fig6", "Key rate over power, M = 10, N = 20", p, "P_A in dBm", "WSKR, bits", curves, errors)
     every = np.array([curves[f"M_e = {m_e}"] for m_e in chains])
     rises = np.diff(every, axis=1)
-    # more power may be left unused, so the optimum cannot fall; only an ascent from few starts can end lower
+    # a base station need not use more power, so the optimum cannot fall; an ascent from few starts can end lower
     least = float((rises / every[:, 1:]).min())
     study.claim("WSKR rises with P_A until it saturates (least rise between two points, share of the rate; a fall "
                 "within 0.5 % is the solver's)", "rises", least, least > -0.005)  # fmt: skip
@@ -319,7 +321,7 @@ def _key_bits(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]], 
     short = {row["test"]: row["pass ratio"] for row in rows if row["pass ratio"] < row["least ratio (4.2.1)"]}
     study.claim("… and no test below what 4.2.1 allows of so many sequences (tests below it)", None,
                 str(short or "none"), not short)  # fmt: skip
-    # at 2048 bits some tests' own p-values are not exact; a good generator's bits show by how much
+    # with 2048 bits the p-values of some tests are not exact; the bits of a good generator show the size of this effect
     behind = min(
         (row["pass ratio"] - row["pass ratio of a generator's bits"]) / np.sqrt(2 * 0.01 * 0.99 / row["sequences"])
         for row in rows
@@ -333,7 +335,7 @@ def _key_bits(study: Study, found: dict[Any, Any], sizes: dict[str, list[int]], 
 
 
 def _limits(study: Study, found: dict[Any, Any]) -> None:
-    """The assumptions of the closed form, and the rate that boards with few bits keep."""
+    """Add the claims about the assumptions of the closed form, and about the rate on boards with few phase bits."""
     c = found["checks"]
     study.claim("structured gradient, Theorem 4 as printed, Theorem 4 contracted agree (largest relative difference)",
                 None, c["gradient"], c["gradient"] < 1e-8, True)  # fmt: skip

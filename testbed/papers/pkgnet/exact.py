@@ -21,7 +21,7 @@ C128 = NDArray[np.complex128]
 
 
 def design(model: SingleCell) -> Design:
-    """Return the optimum; the phases are zeros (any equal phases serve, so every quantized surface reaches it)."""
+    """Return the optimum. The phases are zeros: all equal phases are optimal, so every quantized surface reaches it."""
     phases_rad = _equal(model)
     return Design(phases_rad, precoders(model, phases_rad))
 

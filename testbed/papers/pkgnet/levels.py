@@ -1,7 +1,7 @@
 """Phases in 2^b levels for paper A: a method's phases rounded to a board's levels, or optimised over the levels.
 
-Every board can set the optimum itself (equal phases, see `pkg_exact`); this module is for phases that a board cannot
-set, those of a net for example. Turning all phases by one angle changes no rate, but it changes how they are rounded.
+Every board can set the optimum (equal phases, see `exact`); this module is for phases that a board cannot set, for
+example those of a net. An angle that is added to all phases changes no rate, but it changes how they are rounded.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def projected(model: SingleCell, phases_rad: F64, bits: int) -> Design:
 
 
 def design(model: SingleCell, phases_rad: F64, bits: int, n_turns: int = 8, sweeps: int = 50) -> Design:
-    """Return levels that no change of a single element improves, at least as good as those of `projected`.
+    """Return levels that no change of a single element improves, and which are at least as good as those of
+    `projected`.
 
-    Maximises δ² from roundings of `phases_rad` turned by `n_turns` angles (0 among them) and returns the best result.
-    The history is the mean rate over the starts, before the first sweep and after each.
+    Maximises δ² from roundings of `phases_rad` plus each of `n_turns` angles (0 among them), and returns the best
+    result. The history is the mean rate over the starts, before the first sweep and after each.
     """
     phases = model.checked_phases(phases_rad)
     turns = np.arange(n_turns) * (levels_rad(bits)[1] / n_turns)
@@ -36,7 +37,8 @@ def design(model: SingleCell, phases_rad: F64, bits: int, n_turns: int = 8, swee
     for _ in range(sweeps):
         before = v.copy()
         for n in range(model.n_elements):
-            # δ² = constant + 2 Re(vₙ* pull), so the level nearest to the pull's phase is best; a tie changes nothing
+            # δ² = constant + 2 Re(vₙ* pull): the level nearest to the phase of `pull` is best; of equal ones the old
+            # stays
             pull = v @ others[:, n]
             worth, now = (pull[..., None] * grid.conj()).real, (pull * v[..., n].conj()).real
             v[..., n] = np.where(worth.max(axis=-1) > now + 1e-12, grid[worth.argmax(axis=-1)], v[..., n])

@@ -1,8 +1,8 @@
-"""PKG-Net (paper A, Section V): from Bob's position to precoder and phases, trained on the rate itself.
+"""PKG-Net (paper A, Section V): a net that maps Bob's position to precoder and phases, trained on the rate itself.
 
 (x, y, z) → FC 200 ReLU → FC 200 ReLU → two heads: 2M² → P, scaled to ‖P‖² = P_a·M; 2L → θ, each pair divided by its
-modulus. Loss −mean I. Positions are scaled by the scene's span before they enter; the paper does not say whether it
-does so. It runs on the CPU, because layers of this size are no faster on a GPU.
+modulus. The loss is the negative mean of I. Positions are divided by the scene's span first; the paper does not say
+whether it does so. The net runs on the CPU, because layers of this size are no faster on a GPU.
 """
 
 from __future__ import annotations

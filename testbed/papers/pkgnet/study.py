@@ -22,7 +22,7 @@ from testbed.papers.pkgnet.model import SingleCell
 PAPER = "A"
 CURVES = ("exact", "PKG-Net", "baseline", "random")
 SPREAD = ("PKG-Net", "random")
-"""Curves with standard errors: over seeds for the one, over draws for the other."""
+"""Curves with standard errors: the former over seeds, the latter over draws."""
 BOB_M = (10.0, 10.0, 0.0)
 # M, L, P in dBm → bits of the optimum, mean bits of random configurations; computed independently of this project
 KNOWN = {
@@ -31,7 +31,7 @@ KNOWN = {
 }  # fmt: skip
 BITS = (1, 2, 3)
 ON_LEVELS = 50
-"""Number of unseen positions for which the net's phases are put on a board's levels."""
+"""Number of unseen positions for which the net's phases are brought to a board's levels."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,16 @@ def _known(study: Study, n_random: int) -> None:
         )  # fmt: skip
     study.table("exact optimum and random configurations", rows)
     worst = max(abs(row["optimum found"] - row["optimum expected"]) for row in rows)
-    study.claim("the exact optimum is the one computed independently, to 4 digits", None, worst, worst < 5e-5, True)
-    # The number of draws behind the other value is unknown; 200 draws would leave 0.5 %, as one has a spread of 1.3
-    # bits.
+    study.claim("the exact optimum equals one computed independently, to 4 digits", None, worst, worst < 5e-5, True)
+    # The number of draws behind the independent value is unknown. One draw has a spread of 1.3 bits, so the mean of 200
+    # draws would have an error of 0.5 %.
     away = [float(abs(row["random found"] / row["random expected"] - 1)) for row in rows]
     study.claim("the mean of random configurations is the one computed independently (relative; within 1 %)",
                 None, away, max(away) < 0.01, True)  # fmt: skip
 
 
 def _probing(study: Study, n_probes: int) -> None:
-    """Compare the closed form with simulated probing, by second moments and by nearest neighbours."""
+    """Compare the closed form with simulated probing, by second moments and by nearest-neighbour estimates."""
     rng = seeds.generator(1, "pkgnet", "probing")
     deviations = []
     model = SingleCell.paper()
@@ -185,7 +185,8 @@ def _nearest(x: NDArray[Any], y: NDArray[Any]) -> float:
 
 
 def _levels(study: Study, results: dict[tuple[str, Any], dict[str, Any]]) -> None:
-    """Rates of PKG-Net's phases on boards of few bits, as shares of the optimum (which all of these boards reach)."""
+    """Add rates of PKG-Net's phases on boards of few bits, as shares of the optimum, which all of these boards can
+    reach."""
     rows = []
     for bits in BITS:
         by_way = {way: [s for r in results.values() for s in r["levels"][way, bits]] for way in ("projected", "design")}

@@ -30,8 +30,8 @@ def design(model: SingleCell) -> Design:
 def _shares(model: SingleCell, rho: F64, gain: float) -> F64:
     """Maximise the simplified rate over q ≥ 0, Σ q = M.
 
-    The rate is not concave: near q = 0 it grows with the product of both ends' SNRs. So the result is the best of
-    several starts: equal shares of all beams, and of the strongest 1 … M of them.
+    The rate is not concave: near q = 0 it grows with the product of both ends' SNRs. Therefore the search starts
+    several times, with equal shares of the strongest 1, 2, …, M beams, and the best result is returned.
     """
     m = len(rho)
     snr = gain * rho / model.noise_w

@@ -1,4 +1,4 @@
-"""What the studies of quantizers share: features of CSI, the five quantizers of paper B, and the results of a block."""
+"""The common parts of the studies of quantizers: features of CSI, paper B's five quantizers, the results of a block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.core.types import I64, U8, Features
 C128 = NDArray[np.complex128]
 
 BITS = 4
-"""Bits a channel coefficient: 16 regions or levels, as in the paper."""
+"""Bits per channel coefficient: 16 regions or levels, as in the paper."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Case:
     label: str
     stage: str
     complex_csi: bool = True
-    """Whether features are real and imaginary part of a coefficient; otherwise its magnitude."""
+    """Whether the features are the real and imaginary part of a coefficient; otherwise its magnitude."""
 
     def make(self, regions: int = 1 << BITS, dimension: int = 2) -> Quantizer:
         """Return the quantizer without guard bands, because the paper has none."""
@@ -87,18 +87,19 @@ def quantized(case: Case, alice: C128, bob: C128, seed: int) -> Block:
 
 
 def guessed(case: Case, block: Block, eve: C128) -> U8:
-    """Return Eve's labels (coefficient, bit): her CSI by the same rule, with the published messages."""
+    """Return Eve's labels (coefficient, bit): her own CSI, quantized by the same rule with the published messages."""
     found, _ = case.make().eavesdrop(features(eve, case.complex_csi), block.lead, block.follow)
     return labels(found.values)
 
 
 def labels(values: U8) -> U8:
-    """Return (coefficient, bit): bits are in the order of probe and dimension, so one coefficient's are neighbours."""
+    """Return (coefficient, bit). Bits are ordered by probe and dimension, so those of one coefficient are
+    neighbours."""
     return values.reshape(-1, BITS)
 
 
 def symbols(bits: U8) -> I64:
-    """Return (coefficient,) whole numbers of (coefficient, bit) labels."""
+    """Return labels (coefficient, bit) as whole numbers (coefficient,)."""
     return np.asarray(bits.astype(np.int64) @ (1 << np.arange(bits.shape[1])[::-1]))
 
 

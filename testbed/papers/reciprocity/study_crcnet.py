@@ -1,10 +1,10 @@
 """Paper B, figures 8–10 and 12: agreement of the two ends' CSI under each reciprocity scheme, over SNR.
 
-All schemes give the same number of features to the same quantizer. Each learns on one stretch of the walk and is tested
-on a later one, with a guard longer than the coherence distance between them; for comparison also with the random split
-that papers often use, whose test snapshots lie between training snapshots. There are two kinds of radios: locked ones,
-whose frames share a phase reference up to small errors, as the paper simulates, and free-running ones, as stock radios
-are, whose frames each end must align by itself (`chain/enhance/_features.aligned`).
+All schemes give the same number of features to the same quantizer. Each is trained on one part of the walk and tested
+on a later part, with a guard longer than the coherence distance between them. For comparison, schemes are also tested
+with the random split that papers often use, whose test snapshots lie between training snapshots. There are two kinds of
+radios. Locked radios have a common phase reference up to small errors, as in the paper's simulations. Free-running
+radios, like those one can buy, have none, so that each end must align its frames (`chain/enhance/_features.aligned`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ QUANTIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ILP-BVQ": ("ilp_bvq", {"guard": 0.0}),
 }
 EFFORT = {"CRCNet": 4.0}
-"""Most epochs relative to the other networks; early stopping may end a training before."""
+"""Largest number of epochs, relative to the other networks; early stopping may end a training earlier."""
 QUANTIZED = {True: 64, False: 96}
 """Number of test probes for figure 12, by whether the study is quick; the Hungarian algorithm takes cubic time."""
 
@@ -134,7 +134,8 @@ def _prepare(item: tuple[uma_walk.Walk, str]) -> None:
 
 
 def _judge(point: Point) -> dict[str, Any]:
-    """Train a scheme on the first stretch, test it on the last: ρ, MSE, KDR, bits, and the KDRs of figure 12."""
+    """Train a scheme on the walk's first part and test it on the last; return ρ, MSE, KDR, bits, and KDRs of figure
+    12."""
     a, b = uma_walk.pair(uma_walk.snapshots(point.walk, point.cache), point.walk, point.plan)
     rows = np.arange(len(a))
     if point.random_split:
@@ -174,7 +175,7 @@ def _mse(x: F64, y: F64) -> float:
 
 
 def _bits(x: F64, y: F64) -> float:
-    """Return the information that the ends share in a probe, in bits, if all features were Gaussian."""
+    """Return the mutual information of both ends' features of a probe, in bits, as if all features were Gaussian."""
     try:
         return gaussian_bits(x, y)
     except (ValueError, np.linalg.LinAlgError):
@@ -182,7 +183,7 @@ def _bits(x: F64, y: F64) -> float:
 
 
 def kdr(quantizer: str, x: F64, y: F64) -> float:
-    """Return the share of bits that differ after a quantizer; ½ where it gives no bits."""
+    """Return the share of bits that differ after a quantizer, or ½ if it gives no bits."""
     name, options = QUANTIZERS[quantizer]
     stage = registry.make_stage("quantize", name, options)
     rounds = np.arange(len(x), dtype=np.int64)

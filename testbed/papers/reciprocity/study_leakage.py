@@ -1,18 +1,18 @@
-"""Paper B, figures 16 and 17: what Eve's key reveals of Bob's and Alice's, over the correlation of her channel.
+"""Paper B, figures 16 and 17: what Eve's key reveals about Bob's and Alice's keys, over the correlation of her channel.
 
-Eve's channel gets its correlation in two ways. Synthetic: Gaussian coefficients of a given correlation, with many
-samples and no hardware. In place: Eve stands at a distance from Bob, or from Alice, in the walks of `uma_walk`, and her
-measurements follow from the geometry. She uses the same quantizer and all public messages. In place she is also given
-the common phase between her channel and the victim's, which a real Eve would have to find: the figures err in her
-favour.
+Eve's channel is simulated in two ways. "Synthetic" means Gaussian coefficients of a given correlation, with many
+samples and no errors of hardware. "In place" means that Eve stands at a distance from Bob, or from Alice, in the walks
+of `uma_walk`, and that her measurements follow from the geometry. She uses the same quantizer and all public messages.
+In place she also knows the common phase between her channel and that of Bob or Alice, which a real Eve would have to
+find: this is in her favour.
 
-The leak is mutual information as a share of the label's 4 bits: between whole labels, as her key has them; between
+The leak is mutual information as a share of the label's 4 bits. There are three kinds: between whole labels; between
 single bits, as a bitwise comparison of keys shows it; and between labels and Eve's analogue values. None can exceed the
 Gaussian −log₂(1 − ρ²) between the channels.
 
-Near Alice the paper compensates Alice's CSI by its network. Here one complex factor for each subcarrier replaces the
-network; it is estimated on a part of the walk that gives no key, and removes the constant differences between the
-devices. Bob's CSI of that part is public, so an Eve near Alice can estimate such factors for her own CSI.
+For an Eve near Alice, the paper corrects Alice's CSI by its network. Here one complex factor for each subcarrier
+replaces the network; it is estimated on a part of the walk that gives no key, and removes the constant differences
+between the devices. Bob's CSI of that part is public, so an Eve near Alice can estimate such factors for her own CSI.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from testbed.papers.reciprocity.quantized import BITS, ILP, KMEANS, SCALAR, Case
 PAPER = "B"
 C128 = NDArray[np.complex128]
 CASES = (SCALAR, KMEANS, ILP)
-"""The quantizers of the paper's figures. At Alice, the balanced ones differ only in time, or (BKQ-BM) in quality."""
+"""The quantizers of the paper's figures. The balanced ones differ only in their time, or (BKQ-BM) in their quality."""
 SUBCARRIERS = 8
-"""Every eighth of 64: 2.5 MHz from one to the next."""
+"""Subcarriers used: every eighth of 64, which are 2.5 MHz apart."""
 SNR_DB = 20.0
 REGIONS = 1 << BITS
 NEAR: dict[str, tuple[float, ...]] = {"bob": (0.05, 0.1, 0.2, 0.3, 0.5, 1.0), "alice": (0.05, 0.5, 1.0, 2.0, 4.0, 8.0)}
-"""Eve's distances in wavelengths: around Alice, high above the clutter, the channel changes slowly."""
+"""Eve's distances in wavelengths. They are larger around Alice: she is high above all scatterers, so that the channel
+changes slowly with distance there."""
 QUICK_NEAR: dict[str, tuple[float, ...]] = {"bob": (0.1, 0.5), "alice": (0.5, 4.0)}
 TRAINING = 1 / 3
 """Share of a walk from which the compensation is estimated and which gives no key."""
 GAP = 4
-"""Number of probes between that part and the key's."""
+"""Number of probes between that part and the part that gives the key."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,11 @@ def _plane(h: C128) -> F64:
 
 
 def analogue_bits(label: Callable[[C128], I64], rho: float, rng: np.random.Generator) -> float:
-    """Return I(label of x; y) in bits of circular Gaussians x, y of correlation `rho`: Eve keeps her analogue y.
+    """Return I(label of x; y) in bits, for circular Gaussians x, y of correlation `rho`, where y is Eve's analogue
+    value.
 
-    The label's distribution given y from 1000 draws of x for each of 200 y; entropies by Miller and Madow.
+    For each of 200 values of y the label's distribution is estimated from 1000 draws of x; entropies by Miller and
+    Madow.
     """
     n_outer, n_inner = 200, 1000
     y = _gaussian(rng, n_outer)[:, 0]
@@ -191,8 +194,8 @@ def _over_correlation(study: Study, rhos: list[float], found: list[list[dict[str
     }
     more = left[ILP] - left[SCALAR]
     study.claim(
-        "… but at 0.8 it leaves more: bits a coefficient that Alice's label tells about Bob's, less the analogue Eve's "
-        "(ILP-BVQ, scalar, standard error of the difference)", None,
+        "… but at 0.8 it leaves more secret bits: what Alice's label tells about Bob's less what Eve's analogue value "
+        "does, bits per coefficient (ILP-BVQ, scalar, standard error of the difference)", None,
         [left[ILP].mean(), left[SCALAR].mean(), more.std(ddof=1) / np.sqrt(n_seeds)],
         bool(more.mean() > 2 * more.std(ddof=1) / np.sqrt(n_seeds)),
     )  # fmt: skip
@@ -299,11 +302,11 @@ def _over_distance(
                 "uncorrelated", value, value < 0.3,
             )  # fmt: skip
     study.table("leak in place", rows)
-    for story, said in (("compensated", "knows nothing of it"), ("compensated, Eve too", "learns her own")):
+    for story, said in (("compensated", "does not compensate"), ("compensated, Eve too", "compensates her own CSI")):
         over = float(np.mean([means["alice", c.label, story].sum() / means["alice", c.label, "plain"].sum()
                               for c in CASES if c is not SCALAR]))  # fmt: skip
         study.claim(
-            f"near Alice compensating her CSI lowers the leak, to an Eve who {said} (ratio to none, vector quantizers)",
+            f"near Alice, if she compensates her CSI, less leaks to an Eve who {said} (ratio, vector quantizers)",
             "lower", over, over < 1.0,
         )  # fmt: skip
     gain = [

@@ -6,10 +6,10 @@ snr/(1 + snr) and cov(a, e) = κ√ρ, hence
 
     I(A;B|E) = −log2(1 − ρ_p²),  ρ_p = (ρ − κ²ρ)/(1 − κ²ρ).
 
-One-way discussion can reach I(A;B) − I(A;E) asymptotically, with I(A;E) = −log2(1 − κ²ρ), which is slightly less. The
-same strings are counted in three ways:
-- known: the Gaussian model with its true parameters, without allowance for finite samples. It favours no scheme.
-- modelled, estimated: as in `accounting.entropy`: the whole portfolio of Eves is judged, the measured one among them.
+One-way discussion can asymptotically reach I(A;B) − I(A;E), with I(A;E) = −log2(1 − κ²ρ), which is slightly less than
+I(A;B|E). The secret bits of the same strings are counted in three ways:
+- known: by the Gaussian model with its true parameters, without allowance for finite samples. It favours no scheme.
+- modelled, estimated: by the rules of `accounting.entropy`, against the whole portfolio, with the measured Eve.
 
 On OFDM channels with an exponential delay profile and known covariance, I(A;B) is the sum over the KLT dimensions.
 """
@@ -53,7 +53,7 @@ class Case:
     scheme: str
     plan: dict[str, Any]
     symbol: int
-    """Number of real features of a label."""
+    """Number of real features per label."""
     snr_db: float
     seed: int
     n_probes: int
@@ -89,7 +89,7 @@ def run(study: Study) -> None:
 
 
 def _chains(channel: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
-    """Return (scheme, plan, features a label); where a scheme has several rows, the best at each SNR counts."""
+    """Return (scheme, plan, features per label); of a scheme's several rows the best at each SNR is used."""
     klt = {"enhance": "klt", "enhance_options": COHERENT}
     magnitudes = {"enhance": "identity", "enhance_options": {"step": 13}}  # about a coherence bandwidth
     simple = klt if channel == "gaussian" else magnitudes
@@ -114,7 +114,8 @@ def _chains(channel: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
-    """Return a row for each of Eve's correlations: key bits per probe by way of counting, and the limit."""
+    """Return a row for each of Eve's correlations: key bits per probe, counted in each of the three ways, and the
+    limit."""
     rng = seeds.generator(case.seed, "limit", case.channel, str(case.snr_db))
     snr, shape = 10.0 ** (case.snr_db / 10.0), (case.n_probes, 1 if case.channel == "gaussian" else CARRIERS)
     subcarriers = np.arange(shape[1], dtype=np.float64) * SPACING_HZ
@@ -152,7 +153,8 @@ def measure(case: Case) -> list[dict[str, Any]]:
 def _keys(
     case: Case, accounting: Accounting, alice: Agreed, bob: Agreed, facts: Facts, eve_bits: float
 ) -> dict[str, Any]:
-    """Return key bits per probe by way of counting; `eve_bits`: Eve's information on a real feature."""
+    """Return key bits per probe, counted in each of the three ways; `eve_bits`: Eve's information about a real
+    feature."""
     assert alice.raw is not None
     raw, r, n = alice.raw, alice.report, case.n_probes
     labels = int(np.count_nonzero(raw.level_bit == 0))
@@ -174,7 +176,8 @@ def _keys(
 
 
 def _sacrificed(n_probes: int) -> float:
-    """Return the share of symbols to publish, more in short blocks, where Eve's correlation is hard to estimate."""
+    """Return the share of symbols to publish; it is larger in short blocks, where Eve's correlation is hard to
+    estimate."""
     return 0.02 if n_probes > 30_000 else 0.05
 
 

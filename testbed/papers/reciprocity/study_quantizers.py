@@ -1,9 +1,10 @@
 """Paper B, figures 11, 13, 14 and Table 2: disagreement, time and randomness of the five quantizers.
 
-All get the same complex least-squares CSI of the same probes, 16 regions, no guard bands: 4 bits per coefficient.
-Samples are coefficients (Re, Im) of subcarriers that are a coherence bandwidth apart. The paper's scalar quantizer uses
-magnitudes only. A second scalar quantizer uses the same features as the others with as many bits: the comparison with
-it shows the gain of vector quantization alone, without that of the phase.
+All quantizers get the same complex least-squares CSI of the same probes, and have 16 regions and no guard bands: 4 bits
+per coefficient. Samples are coefficients (Re, Im) of subcarriers that are a coherence bandwidth apart. The paper's
+scalar quantizer uses magnitudes only. A second scalar quantizer uses the same features and the same number of bits as
+the vector quantizers: the comparison with it shows the gain of vector quantization alone, without the gain of using the
+phase.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ from testbed.papers.reciprocity.quantized import (
 
 PAPER = "B"
 SUBCARRIERS = 8
-"""Every eighth of 64: 2.5 MHz from one to the next."""
+"""Subcarriers used: every eighth of 64, which are 2.5 MHz apart."""
 REGIONS = 1 << quantized.BITS
 CONDITIONS = {
     "noise": uma_walk.Impairments(0.0, 0.0, 0.0, 0.0, 0.0, ripple_db=0.0),
     "impairments": uma_walk.Impairments(),
 }
 LESS = tuple(case for case in CASES if case is not HUNGARIAN)
-"""All quantizers but the one that gives the same result as ILP-BVQ in more time."""
+"""All quantizers except balanced k-means, which gives the same result as ILP-BVQ in more time."""
 WORTH_SNRS_DB = (10.0, 20.0, 30.0)
 GAINS_DB = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""By how much Bob's receiver is weaker than Alice's, where the ends do not normalise their levels."""
+"""Differences in dB by which Bob's receiver is weaker than Alice's, in the comparison without normalised levels."""
 SEQUENCES, SEQUENCE_BITS, DROPS = 100, 256, 20
-"""Sequences of Table 2, their length, and the number of drops that a set of sequences comes from."""
+"""Number of sequences of Table 2, their length, and the number of drops from which a set of sequences comes."""
 KEY_SUBCARRIERS = 2
 """Subcarriers for the keys of Table 2, 10 MHz apart; with a probe every 0.4 s (1.6 wavelengths) the samples are nearly
 independent."""
@@ -126,7 +127,8 @@ def _compare(point: Point) -> dict[str, Any]:
 
 
 def _worth(study: Study, n_seeds: int) -> None:
-    """Tabulate entropy and mutual information of the two sides per coefficient, which disagreement does not show."""
+    """Add tables of each coefficient's entropy and of the two sides' mutual information, which the KDR does not
+    show."""
     n = WORTH_SAMPLES[study.quick]
     items = [(snr_db, seed, n) for snr_db in WORTH_SNRS_DB for seed in range(1, n_seeds + 1)]
     found = {item[:2]: f for item, f in zip(items, study.map(_worth_at, items), strict=True)}
@@ -212,7 +214,7 @@ def _disagreement_claims(
 
 
 def _mismatch(study: Study, walks: list[uma_walk.Walk]) -> None:
-    """Compare k-means and balanced quantizers where Bob's level differs and levels are not removed."""
+    """Compare k-means and balanced quantizers if Bob's level differs from Alice's and levels are not removed."""
     cases = (KMEANS, GREEDY, ILP)
     found = np.array(study.map(_mismatched, walks))  # (seed, gain, case)
     mean, error = found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(len(walks))
@@ -231,7 +233,7 @@ def _mismatch(study: Study, walks: list[uma_walk.Walk]) -> None:
 
 
 def _mismatched(walk: uma_walk.Walk) -> F64:
-    """Return the disagreement (gain, quantizer) of the paper's steps on CSI as measured, levels left in."""
+    """Return the disagreement (gain, quantizer) of the paper's steps on CSI as measured, with its levels."""
     alice, bob = uma_walk.pair(uma_walk.snapshots(walk), walk, CONDITIONS["noise"].at(25.0))
     mine, theirs = (quantized.features(h, True).values.reshape(-1, 2) for h in (alice, bob))
     out = np.empty((len(GAINS_DB), 3))
@@ -273,7 +275,7 @@ def _labelling(study: Study) -> None:
 
 
 def _times(study: Study, snrs_db: list[float], regions: list[int], n: int, times: int) -> None:
-    """Measure Alice's clustering and Bob's one assignment, all quantizers in turn in this process."""
+    """Measure the times of Alice's clustering and of Bob's assignment, of all quantizers in turn in this process."""
     noise = [10 ** (-snr_db / 20) for snr_db in snrs_db]
     over_snr = np.array([_timed(n, REGIONS, level, times) for level in noise])
     over_k = np.array([_timed(n, k, 0.1, times) for k in regions])

@@ -1,12 +1,12 @@
 """Paper B's channel for studies: a walk through TR 38.901 UMa, and its measurements by imperfect radios.
 
-Alice is at a height of 25 m, Bob walks in a straight line at 0.5 m/s, both probe at a fixed interval; the scatterers
-do not move (`Scene.uma`), so neighbouring snapshots and an Eve near either end belong to the same scatterers. The air
-is found by name (`core.registry`), and its results can be kept in a folder: with the snapshots there, a machine without
-the channel library runs the same study.
+Alice is at a height of 25 m, Bob walks in a straight line at 0.5 m/s, and both probe at a fixed interval. The
+scatterers do not move (`Scene.uma`), so that neighbouring snapshots, and the channels of an Eve near either end, have
+the same scatterers. The simulated air is found by name (`core.registry`), and its results can be stored in a folder:
+from these snapshots a machine without the channel library can run the same study.
 
-The paper's parameter table is not available. Ours: 2.4 GHz, 64 subcarriers over 20 MHz, no line of sight, a probe every
-0.1 s (0.4 wavelengths of Bob's way). A seed is a drop: other clusters, angles and phases.
+The paper's parameter table is not available. We use 2.4 GHz, 64 subcarriers over 20 MHz, no line of sight, and a probe
+every 0.1 s (0.4 wavelengths of Bob's way). Each seed is another drop, with other clusters, angles and phases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CACHE_VARIABLE = "TESTBED_UMA_SNAPSHOTS"
 _ALICE_M, _BOB_M = (0.0, 0.0, 25.0), (100.0, 0.0, 1.5)
 MAX_BYTES = 1 << 32
 _FORMAT = 1
-"""Part of a snapshot's name; raised when the computation changes."""
+"""Part of the snapshots' file name; to be raised when the computation changes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Snapshots:
     """Bob–Eve."""
 
     def eve(self, walk: Walk) -> C128:
-        """Return Eve's channel that resembles Alice–Bob: near Bob that of Alice's probes, near Alice that of Bob's."""
+        """Return Eve's channel that is correlated with Alice–Bob: from Alice if she is near Bob, from Bob if near
+        Alice."""
         found = self.ae if walk.eve_near == "bob" else self.be
         if found is None:
             raise ValueError(f"eve_near = {walk.eve_near!r}, accepted here: alice, bob")
@@ -105,18 +106,19 @@ class Impairments:
     """Standard deviation of a receiver's own constant common phase error."""
     phase_jitter_rad: float = 0.05
     free_running: bool = False
-    """Unlocked oscillators: the common phase is uniform at every probe, as with real radios that share no reference."""
+    """Oscillators that are not locked: the common phase is uniform at every probe, as of radios without a common
+    reference."""
     ripple_db: float = 0.5
-    """R.m.s. ripple of each device's transmit and receive chain over the band, the part that is not reciprocal."""
+    """R.m.s. ripple of each device's transmit and receive chains over the band, which is not reciprocal."""
 
     def at(self, snr_db: float) -> Impairments:
         return replace(self, snr_db=snr_db)
 
 
 def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
-    """Return the noiseless channels of a walk, from `cache` (or $TESTBED_UMA_SNAPSHOTS) where they are stored there.
+    """Return the noiseless channels of a walk; if they are stored in `cache` (or $TESTBED_UMA_SNAPSHOTS), from there.
 
-    Raises InputError where they are not stored and the simulated air or its channel library is missing.
+    Raises InputError if they are not stored and the simulated air or its channel library is missing.
     """
     folder = cache or os.environ.get(CACHE_VARIABLE)
     if folder is None:
@@ -126,14 +128,14 @@ def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
         return _read(path, walk)
     found = _computed(walk)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # several processes may compute the same walk: each writes its own file, and the last one stays
+    # several processes may compute the same walk: each writes its own file and renames it, and the last file stays
     with whole(path, private=False, shared=True) as part, part.open("wb") as file:
         np.savez(file, **{k: v.astype(np.complex64) for k, v in asdict(found).items() if v is not None})
     return _read(path, walk)  # read back, so that the first call returns single precision as later ones do
 
 
 def file_name(walk: Walk) -> str:
-    """Return the name of a walk's snapshots, which follows from its parameters."""
+    """Return the file name of a walk's snapshots, which is computed from its parameters."""
     text = repr((_FORMAT, _ALICE_M, _BOB_M, sorted(asdict(walk).items())))
     return f"uma-{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
 
@@ -174,11 +176,11 @@ def overheard(found: Snapshots, walk: Walk, plan: Impairments, *purpose: str | i
 
 
 def _chain(walk: Walk, device: str, side: str, plan: Impairments) -> C128:
-    """Return (subcarrier,) a chain's response: three small echoes that ripple the band by the given rms."""
+    """Return (subcarrier,) a chain's response: three small echoes, which make a ripple of the given r.m.s. value."""
     rng = generator(walk.seed, "uma", device, side, "chain")
     echoes = rng.standard_normal(3) + 1j * rng.standard_normal(3)
     rms = 10 ** (plan.ripple_db / 20) - 1
-    # an echo of amplitude e ripples |H| by e/√2 rms
+    # an echo of amplitude e makes a ripple of |H| of e/√2 r.m.s.
     echoes *= np.sqrt(2) * rms / np.linalg.norm(echoes)
     lags_s = np.arange(1, 4) / walk.bandwidth_hz
     return np.asarray(1 + np.exp(-2j * np.pi * walk.subcarrier_hz[:, None] * lags_s) @ echoes)

@@ -1,4 +1,5 @@
-"""Paper D by exact coordinate ascent: each phase in turn to its best value, then the precoder; channels in batches.
+"""Paper D by exact coordinate ascent: sets each phase in turn to its best value, then the precoder; many channels at
+once.
 
 With the precoder and all other phases held, 1 + SNR of Bob and of Eve are A + 2Re(cp) and B + 2Re(dp), p = exp(jφ), and
 
@@ -35,11 +36,12 @@ def design(
 ) -> Design:
     """Ascend from `start_rad` (…, element) until a round adds less than `tolerance_bits` to each channel.
 
-    Default start: the phases that add up at Bob under the precoder that is best without a surface, first improved with
-    that precoder held, so that the result is never below MEV + RIS phases; `hold_precoder`: stop there. `phase_bits`:
-    over a board's levels, from those nearest to the start or to the result without levels. `more_starts`: ascend again
-    from this many random phases, drawn from `rng`, and keep each channel's best. History: the mean rate at the start,
-    after each round, and once more after the further starts.
+    The default start are the phases with which all paths add in phase at Bob for the precoder that is best without a
+    surface. They are first improved while that precoder is held, so that the result is never below MEV + RIS phases;
+    with `hold_precoder` the ascent ends there. With `phase_bits` it is over a board's levels, and begins at those
+    nearest to the start or to the result without levels. `more_starts`: ascend again from this many random phases,
+    drawn from `rng`, and keep each channel's best. History: the mean rate at the start, after each round, and once more
+    after the further starts.
     """
     if rounds < 1 or not tolerance_bits >= 0 or more_starts < 0:
         raise InputError(
@@ -68,7 +70,7 @@ def design(
 
 
 def aligned(model: Secrecy) -> F64:
-    """Return the phases (…, element) that add up at Bob under the precoder that is best without a surface."""
+    """Return phases (…, element) with which paths add in phase at Bob, for the best precoder without a surface."""
     a_u, a_e, k_u, _ = model.cascades()
     f = best_beam(a_u, a_e)
     paths = np.angle(np.einsum("...nm,...m->...n", k_u, f))
@@ -104,7 +106,7 @@ def _from(model: Secrecy, start_rad: F64 | None, goal: _Goal, history: list[floa
 
 
 def _climb(model: Secrecy, phi: C128, beam: C128 | None, goal: _Goal, history: list[float]) -> tuple[C128, C128]:
-    """Return phasors (channel, element) and beams (channel, antenna); channels that no longer gain leave the batch."""
+    """Return phasors (channel, element) and beams (channel, antenna); channels that no longer gain are not computed."""
     work = _Work(model, phi, beam)
     phi, beams, bits = phi.copy(), work.beam.T.copy(), work.bits()
     live, moving = np.arange(len(bits)), np.ones(len(bits), dtype=bool)
@@ -163,8 +165,8 @@ class _Work:
     def leap(self, before: C128, between: C128, now: C128) -> None:
         """Extrapolate the last two rounds, on those channels where that is better.
 
-        Rounds progress slowly along a ridge where precoder and phases depend on each other; squared extrapolation
-        (Varadhan & Roland 2008) on the angles replaces many such steps.
+        Where precoder and phases depend on each other, every round changes them only a little; squared extrapolation
+        (Varadhan & Roland 2008) of the angles replaces many such rounds.
         """
         first, second = np.angle(between * before.conj()), np.angle(now * between.conj())
         bend = second - first

@@ -1,4 +1,5 @@
-"""The jobs of study `secrecy`: labels, curves, nets, the SDP route. Plain items in, plain arrays out."""
+"""The jobs that study `secrecy` gives to its processes: labels, curves, nets, SDP; arguments and results are plain
+data."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ ALTERNATING, MEV_RIS, NO_RIS, RANDOM = "alternating", "MEV + RIS", "No RIS", "ra
 SUPERVISED, DENSE, UNFOLDED = "supervised net", "dense net, rate-trained", "unfolded net, rate-trained"
 LABEL_TOLERANCE = 1e-5
 CUT_OFFS = (1, 2, 3, 5, 10, 30)
-"""Rounds after which coordinate ascent is stopped, from a net's phases and from aligned ones."""
+"""Numbers of rounds after which coordinate ascent is stopped, when it starts from a net's phases or from aligned
+ones."""
 SCENE = Scene()
 
 
@@ -87,7 +89,7 @@ LOSSES = (
 
 
 def work(job: tuple[Any, ...]) -> Any:
-    """Call (function, its arguments…): one map over different kinds of jobs keeps all cores busy."""
+    """Call a function given as (function, arguments…): with one map over different jobs, all cores stay busy."""
     function, *arguments = job
     return function(*arguments)
 
@@ -107,7 +109,7 @@ def rate(model: Secrecy, found: Design) -> F64:
 
 
 def label(size: Size, first: int, last: int) -> F64:
-    """Return coordinate ascent's phases (channel, element) for a stretch of the pool."""
+    """Return the phases (channel, element) of coordinate ascent for the pool's channels from `first` to `last`."""
     return secrecy_coordinate.design(pool(size).take(slice(first, last)), tolerance_bits=LABEL_TOLERANCE).phases_rad
 
 
@@ -125,7 +127,8 @@ def curve(size: Size, power_dbm: float) -> dict[str, F64]:
 
 
 def levels(size: Size) -> dict[str, F64]:
-    """Return rates (channel,) at 20 dBm by "designer, bits, how", and of the best of several starts."""
+    """Return rates (channel,) at 20 dBm, with keys "designer, bits, how", and the rates of the best of several
+    starts."""
     model = judged(size)
     rng = seeds.generator(SEED, "secrecy", "starts")
     best, held = secrecy_coordinate.design(model), mev_ris.design(model)
@@ -140,7 +143,7 @@ def levels(size: Size) -> dict[str, F64]:
 
 
 def sdp(size: Size, i: int) -> dict[str, Any]:
-    """Return rates and seconds of the SDP route and of coordinate ascent on one channel at 20 dBm."""
+    """Return rates and seconds of the SDP method and of coordinate ascent on one channel at 20 dBm."""
     model = judged(size).take(slice(i, i + 1))
     rng = seeds.generator(SEED, "secrecy", "sdp", i)
     importlib.import_module("cvxpy")  # loaded before the clock starts, because the method's time does not include it
@@ -243,6 +246,7 @@ def _both(name: str, bits: int, model: Secrecy, phases_rad: F64) -> dict[str, F6
 
 
 def _ways(bits: int, model: Secrecy, phases_rad: F64) -> dict[str, F64]:
-    """Return rates (channel,) of phases on a board's levels, projected and solved."""
+    """Return rates (channel,) of phases rounded to a board's levels ("projected") and optimised over them
+    ("solved")."""
     ways = {"projected": secrecy_levels.projected, "solved": secrecy_levels.design}
     return {name: rate(model, way(model, phases_rad, bits)) for name, way in ways.items()}

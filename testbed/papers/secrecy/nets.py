@@ -1,4 +1,4 @@
-"""What both nets of paper D share: their scene, their inputs, their results."""
+"""The common parts of both nets of paper D: their scene, their inputs, their results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SecrecyNet(Net):
         raise NotImplementedError
 
     def check(self, model: Secrecy) -> None:
-        """Raise InputError where the channels are not of the net's shape."""
+        """Raise InputError if the channels do not have the net's shape."""
         here, known = (model.n_elements, model.n_antennas), (self.scene.n_elements, self.scene.n_antennas)
         if len(model.batch) != 1 or here != known:
             raise InputError(
@@ -60,9 +60,9 @@ class SecrecyNet(Net):
 
 
 def answer(model: Secrecy, net: SecrecyNet, phase_bits: int | None, sweeps: int) -> Design:
-    """Return the net's phases, refined by `sweeps` rounds of coordinate ascent, on a board's levels if asked.
+    """Return the net's phases after `sweeps` rounds of coordinate ascent, with the best precoder for them.
 
-    With levels, the phases are projected first, and the rounds are over the levels. The precoder is the best for them.
+    With `phase_bits` the phases are first rounded to a board's levels, and the rounds are over these levels.
     """
     phases = net.phases(model)
     if sweeps > 0:

@@ -4,7 +4,8 @@ Charnes–Cooper (eqs 27–31) with v = (φ, 1) and Z = µ v v^H, without the co
 
     max tr(Γ_U Z) + µ(ν_U + 1)  s.t.  tr(Γ_E Z) + µ(ν_E + 1) = 1,  diag(Z) = µ,  Z ⪰ 0,  µ ≥ 0.
 
-With w = (Kf, h f) at one receiver, Γ is w* w^T with its last corner moved to ν (eqs 22–24 contain misprints).
+With w = (Kf, h f) at one receiver, ν is the last diagonal entry of w* w^T, and Γ is w* w^T with 0 in its place (eqs
+22–24 contain misprints).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from testbed.surface.design import Design
 from testbed.surface.levels import project
 
 SOLVER = "SCS"
-"""Named, not left to cvxpy: at N = 25 cvxpy's other choice is several times slower, at N = 100 it does not end."""
+"""The solver is named, because cvxpy's own choice is several times slower at N = 25 and does not end at N = 100."""
 
 
 def design(
@@ -34,8 +35,9 @@ def design(
 ) -> Design:
     """Alternate, channel by channel, until a round adds less than `tolerance_bits`; it takes seconds a channel.
 
-    Drawn phases that are worse than the present ones are not used, so the rate never falls. `phase_bits`: every draw is
-    projected to a board's levels. Starts from the precoder without a surface. History: mean rate after each round.
+    Drawn phases that are worse than the present ones are not used, so the rate never falls. With `phase_bits` every
+    draw is rounded to a board's levels. The start is the best precoder without a surface. The history has the mean rate
+    after each round.
     """
     if rounds < 1 or draws < 1 or not tolerance_bits >= 0:
         raise InputError(f"{rounds} rounds to {tolerance_bits:g} bits, {draws} draws; accepted: 1 or more, 0 or more")

@@ -1,8 +1,8 @@
-"""Paper D's supervised net: channels and power in, the alternating solver's phases as labels, MSE on angles, Adam.
+"""Paper D's supervised net: its inputs are channels and power, its labels the alternating solver's phases; MSE, Adam.
 
-Re and Im of h_au, h_ae, G, h_iu, h_ie and P_t through a batch norm each, concatenated → dense layers with one batch
-norm → N phases in radians. Widths, batch and rate are not in the paper, so they are options. A batch norm treats every
-input by itself, so one over all of them equals one for each.
+Re and Im of h_au, h_ae, G, h_iu, h_ie and P_t, each through a batch norm, concatenated → dense layers with one batch
+norm → N phases in radians. The paper does not give widths, batch size and learning rate, so they are options. A batch
+norm treats every input separately, so one batch norm over all inputs equals one for each.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class SupervisedNet(SecrecyNet):
     ) -> SupervisedNet:
         """Train on channels (channel,) with phases (channel, element) in [0, 2π); returns itself.
 
-        `patience`: hold a tenth of the channels back, stop when their loss has not fallen for this many epochs, keep
-        the best epoch's weights. `test`: channels and labels whose loss is only recorded.
+        With `patience` a tenth of the channels is not trained on; training stops when their loss has not fallen for
+        this many epochs, and the best epoch's weights are kept. `test`: channels and labels whose loss is only
+        recorded.
         """
         import torch
 
@@ -135,7 +136,7 @@ def dense_stack(scene: Scene, outputs: int, hidden_layers: int, hidden: int, bat
 
 
 def batches(index: Any, size: int, shuffle: Any) -> list[Any]:
-    """Return the index (channel,) in random order, in pieces of `size`; a last piece of one channel is dropped."""
+    """Return the index (channel,) in random order, in batches of `size`; a last batch of one channel is dropped."""
     import torch
 
     pieces = torch.split(index[torch.randperm(len(index), generator=shuffle)], size)

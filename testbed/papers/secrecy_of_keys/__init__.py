@@ -1,1 +1,1 @@
-"""The lengths that the rule grants, beside the true secret bits and the best Eve's guesses, over all cases."""
+"""Compares the lengths that the rule grants with the true number of secret bits, over simulated cases."""

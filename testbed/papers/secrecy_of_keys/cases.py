@@ -1,8 +1,8 @@
 """Cases without a radio: blocks whose secret bits are known exactly or bounded from above, and Eves of every kind.
 
-Each case stands for one in which a key was once granted although an Eve could know it, or for a harmless one that must
-keep its key. `Case.make(rng, probes)` gives the facts and `true_bits`, an upper bound of the secret bits of the kept
-labels: their Shannon entropy given everything that this Eve has. No method can distil more.
+In some cases an earlier rule granted a key although an Eve could know it; others are harmless, and must still give a
+key. `Case.make(rng, probes)` gives the facts and `true_bits`, an upper bound of the secret bits of the kept labels:
+their Shannon entropy given everything that this Eve has. No method can distil more.
 """
 
 from __future__ import annotations
@@ -46,15 +46,16 @@ class Case:
 
 
 def labels(features: F64, bits: int = BITS) -> I64:
-    """Return (probe, dimension) equally likely cells by rank, in a Gray code."""
+    """Return labels (probe, dimension): the numbers of equally likely cells, in a Gray code."""
     cell = np.minimum((ndtr(normal_scores(features)) * (1 << bits)).astype(np.int64), (1 << bits) - 1)
     return np.asarray(cell ^ (cell >> 1))
 
 
 def block(rng: Rng, features: F64, bits: int = BITS, published: float = PUBLISHED, **rest: Any) -> Facts:
-    """Return facts of one block without Eve, one probe a round from `FIRST_ROUND` on, a tenth of its symbols published.
+    """Return the facts of one block without Eve: one probe per round from `FIRST_ROUND` on, a tenth of the symbols
+    published.
 
-    `rest`: further fields; `rounds` too, and `value` (probe, dimension) where labels are not cells by rank.
+    `rest`: further fields, among them `rounds`, and `value` (probe, dimension) if labels are not equally likely cells.
     """
     n, dimensions = features.shape
     probe, dimension = np.divmod(np.arange(n * dimensions), dimensions)
@@ -84,19 +85,19 @@ def seconds(rounds: I64) -> F64:
 
 
 def noise(rng: Rng, like: F64, r: float) -> F64:
-    """Return a copy of unit variance with correlation r."""
+    """Return a noisy copy of `like`, of unit variance and with correlation r to it."""
     return np.asarray(r * like + np.sqrt(1 - r**2) * rng.normal(size=like.shape))
 
 
 def left(facts: Facts, r: float) -> float:
-    """Return the Shannon entropy of independent Gaussian labels given a value of correlation r each."""
+    """Return the Shannon entropy of the labels of independent Gaussian values, each given a value of correlation r."""
     if r >= 1.0:
         return 0.0
     return float(sum(sum(level_entropies(round(abs(r), 6), int(m))) for m in facts.bits[facts.kept]))
 
 
 def fading(rng: Rng, rho: float, probes: int, dimensions: int = DIMENSIONS) -> F64:
-    """Return (probe, dimension) AR(1) of unit variance, dimensions independent."""
+    """Return AR(1) processes (probe, dimension) of unit variance; dimensions are independent."""
     w = rng.normal(size=(probes, dimensions))
     for k in range(1, probes):
         w[k] = rho * w[k - 1] + np.sqrt(1 - rho**2) * w[k]
@@ -104,10 +105,9 @@ def fading(rng: Rng, rho: float, probes: int, dimensions: int = DIMENSIONS) -> F
 
 
 def ar1_surprisal(facts: Facts, rho: float) -> float:
-    """Return −log2 P(kept labels | published labels) of AR(1) fading by a filter on a grid, exact up to the grid's
-    step.
+    """Return −log2 P(kept labels | published labels) of AR(1) fading, computed by a filter on a grid.
 
-    Cells are those of the stationary distribution.
+    It is exact up to the grid's step. The cells are equally likely under the stationary distribution.
     """
     order = np.argsort(facts.dimension, kind="stable")
     total = 0.0
@@ -141,7 +141,7 @@ def _surprisal(value: I64, known: np.ndarray, rho: float, bits: int = BITS) -> f
 
 
 def series(rng: Rng, probes: int, before: int = FIRST_ROUND, after: int = 150) -> tuple[F64, F64]:
-    """Return white values of all rounds that Eve may record, from round 0 on, and those of Alice's block."""
+    """Return independent values of all rounds that Eve may record, from round 0 on, and those of Alice's block."""
     every = rng.normal(size=(before + probes + after, DIMENSIONS))
     return every, every[before : before + probes]
 
@@ -151,14 +151,14 @@ def with_eve(rng: Rng, alice: F64, eves: Sequence[Heard], r: float) -> Made:
     return Made(facts, left(facts, r))
 
 
-# ---------------------------------------------------------------- Eves who hear what Bob hears, in some disguise
+# ---------------------------------------------------------------- Eves who receive Bob's values, but changed
 
 R = 0.999
-"""Correlation of Eve's value with Alice's where Eve receives as well as Alice."""
+"""Correlation of Eve's value with Alice's in the cases in which Eve receives as well as Alice."""
 
 
 def disguised(change: Callable[[Rng, F64], F64]) -> Callable[[Rng, int], Made]:
-    """Make a case of an Eve whose series is a function of Alice's values of all rounds."""
+    """Return the maker of a case in which Eve's series is a function of Alice's values of all rounds."""
 
     def make(rng: Rng, probes: int) -> Made:
         every, alice = series(rng, probes)
@@ -219,7 +219,7 @@ def other_clock(rng: Rng, probes: int) -> Made:
 
 
 def two_lags(rng: Rng, probes: int) -> Made:
-    """She receives Bob's present place and that of seven rounds ago as a sum, on two links with different weights."""
+    """She receives the sum of Bob's present value and that of seven rounds ago, on two links with different weights."""
     every, alice = series(rng, probes)
     old = np.roll(every, 7, axis=0)
     eves = [heard(0.8 * every + 0.6 * old), heard(0.6 * every - 0.8 * old, name="eve.0:bob")]
@@ -247,7 +247,7 @@ def bob_only(rng: Rng, probes: int) -> Made:
 
 
 def at_times(spell: int) -> Callable[[Rng, int], Made]:
-    """An obstacle shields her two thirds of the time, for so many rounds at a time."""
+    """She receives well for `spell` rounds with probability 1/3; otherwise an obstacle shields her for these rounds."""
 
     def make(rng: Rng, probes: int) -> Made:
         every, alice = series(rng, probes)
@@ -261,7 +261,7 @@ def at_times(spell: int) -> Callable[[Rng, int], Made]:
 
 
 def well_in_turn(rng: Rng, probes: int) -> Made:
-    """Of two antennas one or the other hears well, for some rounds at a time."""
+    """Only one of her two antennas receives well at a time; after some rounds it is the other one."""
     every, alice = series(rng, probes)
     first = np.repeat(rng.random(every.shape[0] // 15 + 1) < 0.5, 15)[: every.shape[0], None]
     good, bad = noise(rng, every, 0.99), rng.normal(size=(2, *every.shape))
@@ -270,12 +270,12 @@ def well_in_turn(rng: Rng, probes: int) -> Made:
 
 
 def signs_change(rng: Rng, v: F64) -> F64:
-    """The sign of all that she hears changes now and then."""
+    """The sign of all that she receives changes now and then."""
     return v * np.repeat(rng.choice([-1.0, 1.0], v.shape[0] // 25 + 1), 25)[: v.shape[0], None]
 
 
 def signs_of_rounds(rng: Rng, probes: int) -> Made:
-    """All that she hears in a round has one sign, which changes at random: one bit a round is left besides."""
+    """All that she receives in a round has one random sign, so that one more bit per round is secret."""
     every, alice = series(rng, probes)
     signs = rng.choice([-1.0, 1.0], (every.shape[0], 1))
     facts = block(rng, alice, heard=(heard(signs * noise(rng, every, R)),))
@@ -304,7 +304,7 @@ def deep_labels(rng: Rng, probes: int) -> Made:
 
 
 def vector_labels(rng: Rng, probes: int) -> Made:
-    """Regions of pairs of columns, by their angle and size; Eve receives the same, mirrored."""
+    """The labels are regions of pairs of columns, by angle and magnitude; Eve receives the same values, mirrored."""
     every, alice = series(rng, probes)
     columns = np.arange(DIMENSIONS).reshape(-1, 2)
     x, y = alice[:, columns[:, 0]], alice[:, columns[:, 1]]
@@ -327,7 +327,7 @@ def vector_labels(rng: Rng, probes: int) -> Made:
 
 
 def inverted_return(rng: Rng, probes: int) -> Made:
-    """The channel recurs after a third of the block with the opposite sign, in another order of dimensions."""
+    """After a third of the block the channel repeats with the opposite sign and in another order of dimensions."""
     part = rng.normal(size=((probes + 2) // 3, DIMENSIONS))
     order = rng.permutation(DIMENSIONS)
     every = np.concatenate([part, -part[:, order], part])[:probes]
@@ -347,7 +347,7 @@ def magnitude(change: Callable[[F64], F64]) -> Callable[[Rng, int], Made]:
 
 
 def antennas(count: int, r: float) -> Callable[[Rng, int], Made]:
-    """Several antennas, each with a correlation of its own: jointly R² = A·r² / (1 + (A − 1)·r²)."""
+    """Several antennas with independent noise, each of correlation r: jointly R² = A·r² / (1 + (A − 1)·r²)."""
 
     def make(rng: Rng, probes: int) -> Made:
         every, alice = series(rng, probes)
@@ -379,11 +379,12 @@ def _db(h: C128) -> F64:
 
 
 def _small(facts: Facts) -> float:
-    """Return what remains of labels at 30 dB or more: nearly nothing, bounded by a sixth of their bits."""
+    """Return a bound of the secret bits if Eve has 30 dB SNR or more: a sixth of the label bits, though nearly 0 is
+    true."""
     return facts.kept_bits / 6
 
 
-# ---------------------------------------------------------------- what comes back
+# ---------------------------------------------------------------- channels that repeat
 
 
 def codebook(share: float, blocks: int, which: int) -> Callable[[Rng, int], Made]:
@@ -415,11 +416,11 @@ def _fresh(facts: Facts, state: I64, seen: I64) -> float:
     told = np.union1d(cell[facts.published], cell[np.isin(state[facts.probe], seen)])
     fresh = ~facts.published & ~np.isin(cell, told)
     whole = float(np.unique(cell[fresh]).size * BITS)
-    return whole + 0.05 * facts.kept_bits  # noise of 40 dB, next to thresholds
+    return whole + 0.05 * facts.kept_bits  # at 40 dB SNR noise matters for values near thresholds
 
 
 def run_again(rng: Rng, probes: int) -> Made:
-    """The same file is run again with the same seed; the earlier run counts its rounds from another origin."""
+    """The same file is run again with the same seed; the earlier run numbers its rounds from another start."""
     alice = rng.normal(size=(probes, DIMENSIONS))
     rounds = np.arange(probes) + 3
     before = Earlier("run before", False, rounds, seconds(rounds), noise(rng, alice, R))
@@ -450,11 +451,11 @@ def another_pace(rng: Rng, probes: int) -> Made:
     rounds = np.arange(probes)
     earlier = Earlier("block 0", True, rounds, seconds(rounds), measured(before))
     facts = block(rng, measured(1.0 - now), rounds=rounds + probes + 37, earlier=(earlier,))
-    return Made(facts, left(facts, 0.99))  # 0.05 of noise on either walk, and less where knots are near
+    return Made(facts, left(facts, 0.99))  # noise of 0.05 on either walk, which interpolation reduces near its knots
 
 
 def there_and_back(rng: Rng, probes: int) -> Made:
-    """Bob walks to the wall and back in one block, so that each place counts once."""
+    """Bob walks to the wall and back in one block, so that each place is new only once."""
     half = rng.normal(size=((probes + 1) // 2, DIMENSIONS))
     every = noise(rng, np.concatenate([half, half[::-1]])[:probes], R)
     facts = block(rng, every)
@@ -462,7 +463,7 @@ def there_and_back(rng: Rng, probes: int) -> Made:
 
 
 def patterns_public(elements: int, csi: bool, snr_db: float = 35.0) -> Callable[[Rng, int], Made]:
-    """A static room and a surface whose random patterns follow from a file."""
+    """A static room, and a surface whose random patterns are computed from a seed in a file."""
 
     def make(rng: Rng, probes: int) -> Made:
         states = rng.choice([-1.0, 1.0], (probes, elements)).astype(np.complex128)

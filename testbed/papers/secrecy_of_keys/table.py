@@ -1,4 +1,4 @@
-"""Granted, true, guessed: a row for every case, seed and rule."""
+"""A table of granted bits, true secret bits and guessed labels, with a row for every case, seed and rule."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether no more is granted than is true, and every attack worked."""
+        """Whether no more bits are granted than are secret, and every attack worked."""
         return self.granted <= self.true_bits and not self.failures
 
     @property
@@ -49,7 +49,7 @@ def rows(
     budget: Budget | None = None,
     rules: Sequence[Rule] = RULES,
 ) -> list[Row]:
-    """Judge every case with every seed: what a study of the length rule plots. No bits are leaked in these cases."""
+    """Apply the rules to every case with every seed and return the rows. No bits are leaked in these cases."""
     return [row for case in cases for seed in seeds for row in of_case(case, seed, probes, budget or Budget(), rules)]
 
 
@@ -79,7 +79,8 @@ def of_case(case: Case, seed: int, probes: int, budget: Budget, rules: Sequence[
 
 
 def summary(found: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Return by case and rule: the most that was granted beyond what is true, mean granted, true, share, guessed."""
+    """Return for each case and rule the largest number of bits granted in excess of the true ones, and mean values of
+    granted and true bits, their ratio, and the share of labels guessed."""
     out: dict[str, dict[str, float]] = {}
     for name, rule in sorted({(r.case, r.rule) for r in found}):
         own = [r for r in found if (r.case, r.rule) == (name, rule)]

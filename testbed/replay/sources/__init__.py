@@ -1,18 +1,17 @@
 """Measured channels for the key chain: one file a source, in this folder or installed.
 
 A source is a module (or an object) with `ACCEPTS` (one line: which files it reads), `matches(path) -> bool` and
-`load(path) -> Recording`; a third party's is found by its entry point under `testbed.sources`. `matches` is asked of
-every path that is to be replayed: it reads no more of a file than it needs, raises nothing, and returns False for
-what another source reads. `load` raises InputError, in one line that begins with the path, for what it cannot read.
-Alice's and Bob's
-series have the same rounds, ascending, and as many subcarriers; what was not measured is NaN.
+`load(path) -> Recording`; a third party's is found by its entry point under `testbed.sources`. `matches` is called with
+every path that is to be replayed: it reads no more of a file than it needs, raises no error, and returns False for the
+files of other sources. `load` raises InputError, in one line that begins with the path, for a file that it cannot read.
+Alice's and Bob's series have the same rounds, ascending, and the same number of subcarriers; missing values are NaN.
 
 >>> from pathlib import Path
 >>> from testbed.core import registry
 >>> registry.find("sources", "rfm12b_rssi").matches(Path("nowhere"))
 False
 
-Nothing here touches a radio; what is loaded has the same shape as what a run measures.
+No radio is used here; loaded channels have the same form as those that a run measures.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EveLinks:
-    """What one Eve (one receiver at one place) measured, on the rounds of Alice and Bob."""
+    """The measurements of one Eve (one receiver at one position) in the rounds of Alice and Bob."""
 
     from_alice: CsiSeries | None
     """Her channel from Alice; None where that was not measured."""
     from_bob: CsiSeries | None
     every: tuple[CsiSeries | None, CsiSeries | None] | None = None
-    """The same two of every round that she measured, by the rounds' own numbers, rejected ones and those of a training
-    among them, where the source has them: in a run she reports these, too. None: she reports what is above."""
+    """The same two links in every round that she measured, rejected rounds and training included, by the rounds' own
+    numbers: in a run she reports these, too. None: she reports the series above."""
     told_over: NDArray[np.bool_] | None = None
     """(probe,) probes over which her correlations are computed; None: all."""
     measured: bool = True
-    """False: computed from public knowledge (a codebook); the key is safe against it, but it is not a measurement."""
+    """Whether it was measured; False: it was computed from public knowledge, such as a codebook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +72,38 @@ class Cut:
     """Channel from Bob as Alice measured it."""
     bob: CsiSeries
     groups: I64
-    """(probe,) number of the measured stretch (receiver position, capture row) that a probe belongs to."""
+    """(probe,) number of the group to which a probe belongs, such as a receiver position or a row of captures."""
     per_group: bool
-    """The headline correlations are medians over the groups; False: they are pooled over all probes."""
+    """Whether the correlations of a cut are medians over the groups; False: they are computed over all probes."""
     chain: ChainPlan
     """Recommended stages, used where no experiment is given."""
     accounting: Accounting
     """Recommended block length and security parameter; `block_rounds` counts probes of this cut."""
     training: Training = field(default_factory=Training)
-    """Probes from which the chain's enhancer learns, where no experiment is given."""
+    """Training plan of the chain's enhancer, used where no experiment is given."""
     eves: dict[str, EveLinks] = field(default_factory=dict)
     """By label ("15deg"); empty where no Eve was measured."""
     assumed: tuple[str, ...] = ()
-    """Labels of the Eves against whom the reported key is safe; the others show what a nearer Eve would leave of it."""
+    """Labels of the Eves against whom the key's length is decided; for others, the key bits that they would leave are
+    reported."""
     assumption: str = ""
-    """The same in words, for the report."""
+    """The assumption on Eve in words, for the report."""
     key_probes: I64 | None = None
-    """(n,) probes that feed the key, in this order; None: all, in the order of the rounds. Correlations use all."""
+    """(n,) probes from which keys are made, in this order; None: all, in the order of the rounds. Correlations are
+    computed over all probes."""
     key_note: str = ""
-    """Why these probes, in words."""
+    """The reason for the choice of these probes, in words."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Rounds that were probed but are not among the probes, by reason."""
     seed: int = 1
-    """For every random choice of the chain, where no experiment is given."""
+    """Seed of every random choice of the chain, used where no experiment is given."""
     surface: Surface | None = None
-    """None where no surface took part: then no Eve who knows its patterns can be tried."""
+    """The surface's states; None where no surface took part."""
     least_key_bits: int = 1
     """Least length of a key; a shorter one counts as none."""
     interval_s: float | None = None
-    """From probe pair to probe pair; None where the source has no meaningful timing, so no rates can be given."""
+    """Time from one pair of probes to the next; None where the source has no meaningful timing, so that no rates can be
+    given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _ask(name: str, path: Path, question: Callable[[Path], Any]) -> Any:
 # ---------------------------------------------------------------- what a source may return
 
 MAX_VALUES = 1 << 28
-"""Most values of one series: 2 GiB of CSI."""
+"""Largest number of values of one series: 2 GiB of CSI."""
 
 
 def checked(recording: Any, where: str) -> Recording:

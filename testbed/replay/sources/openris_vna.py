@@ -33,21 +33,22 @@ ACCEPTS = "openris_ff.npz, a folder with it, or the published folder ff_singleti
 
 MAX_BYTES = 1 << 32
 CAVEATS = (
-    "both directions come from one sweep of one analyser: no time between the two probes, one common clock",
+    "one sweep of one analyser measured both directions: there is no time between the two probes, and one common clock",
     "Eve's positions were measured one after another, not at the same instant as Bob's",
     "only 11 surface configurations, each aimed at one direction, which is public",
     "which of S34 and S43 the fixed horn receives is not documented; we assume S34 (figures move by < 0.01)",
 )
 BAND_HZ = (3.48e9, 3.68e9)
-"""Where the surface works: the correlation of its part between Alice and Bob is 0.99 here and 0.6 at 3 GHz."""
+"""Band in which the surface works: the RIS-induced parts at Alice and Bob have a correlation of 0.99 here and 0.6 at
+3 GHz."""
 N_CONFIGURATIONS = 11
 AIM_DEG = 15 * np.arange(1, N_CONFIGURATIONS + 1, dtype=np.int64)
 """Direction at which each configuration is aimed."""
 BEAM_DEG = 15
-"""Half width of the main lobe, neighbours included: Bob is in the beam where he is closer to its aim than this."""
+"""Half width of the main lobe, a margin included: Bob is in the beam if he is nearer to its direction than this."""
 KEY_STEP_DEG = 6
-"""Correlation is 0.67 between positions 3 degrees apart, 0.29 at 9: nearer positions give bits that can be
-predicted."""
+"""Distance of the positions that are used. Positions 3 degrees apart have a correlation of 0.67, 9 degrees apart 0.29:
+bits of nearer positions can be predicted from one another."""
 EVE_STEPS_DEG = (3, 6, 9, 15, 30)
 ASSUMED = ("15deg", "30deg", "codebook")
 ASSUMPTION = (
@@ -59,7 +60,7 @@ KEY_NOTE = (
     "the rest can be predicted from these or from the codebook (r = 0.5)"
 )
 POOLED = "VV"
-"""Cuts with both antennas vertical, pooled over the transmitter's places: one place alone has too few probes."""
+"""Cuts with both antennas vertical; they are pooled, because one position of the transmitter has too few probes."""
 _CUT = re.compile(r"tx_\d+_[HV]{2}$")
 _COLUMNS = "Freq(Hz),S33(DB),S33(DEG),S34(DB),S34(DEG),S43(DB),S43(DEG),S44(DB),S44(DEG)"
 
@@ -71,7 +72,7 @@ def matches(path: Path) -> bool:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether an .npz file holds one of our arrays: other people's have the same ending."""
+    """Whether an .npz file contains one of these arrays; other files have the same ending."""
     if file.suffix != ".npz":
         return False
     try:
@@ -124,8 +125,8 @@ def _cut(name: str, offset_hz: F64, everything: dict[str, tuple[C64, I64]]) -> C
     for step_deg in EVE_STEPS_DEG:
         there = _moved(rx_deg, step_deg)
         moved = np.where((there >= 0)[:, None, None, None], induced[there], np.complex64(np.nan))[..., 1]
-        # Near the end of the arc Eve must stand on Bob's other side. Those probes count for the key, but not for the
-        # correlations, which would no longer be those of one displacement.
+        # Near the end of the arc Eve is on Bob's other side. Those probes are used for the key, but not for the
+        # correlations, all of which are to be those of the same displacement.
         further = rx_deg[there] == rx_deg + step_deg
         eves[f"{step_deg}deg"] = EveLinks(
             from_alice=series(moved), from_bob=None, told_over=np.repeat(further, N_CONFIGURATIONS)
@@ -197,8 +198,8 @@ def _off_beam_deg(rx_deg: I64) -> I64:
 def _expected(name: str, everything: dict[str, tuple[C64, I64]]) -> C64 | None:
     """Return (position, configuration, frequency) what an Eve expects who knows the codebook and Bob's position.
 
-    It is the mean beam shape in dB over the angle off the beam, learnt from the transmitter's other places, hence from
-    no measurement of this cut; None where there are no other places.
+    It is the mean beam shape in dB over the angle off the beam, learnt at the transmitter's other positions and thus
+    without any measurement of this cut; None where there are no other positions.
     """
     others = [other for key, other in everything.items() if key.split("_")[1] != name.split("_")[1]]
     if not others:
@@ -289,7 +290,7 @@ def _from_csv(path: Path) -> tuple[F64, dict[str, tuple[C64, I64]]]:
         positions: list[list[C64]] = []
         for _, place in places:
             sweeps = []
-            # The published tree also has an interrupted sweep that its authors set aside, "8 - error.csv".
+            # The published tree also contains an interrupted sweep, "8 - error.csv", which is not used.
             numbered = [file for file in place.glob("*.csv") if file.stem.isdigit()]
             for file in sorted(numbered, key=lambda f: int(f.stem)):
                 frequencies, values = _sweep(file)

@@ -24,7 +24,7 @@ from testbed.core.whole import read_whole
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 MAX_BYTES = 1 << 28
-"""Of one file, inflated."""
+"""Largest number of bytes of one file, uncompressed."""
 ACCEPTS = (
     "folder with sniffer_nodeA_B.txt[.gz] and sniffer_nodeB_A.txt[.gz], or static_nodeA and static_nodeB likewise, "
     "or the published folder 1_RSS_RAWdataFile_Conditioning"
@@ -43,8 +43,9 @@ PUBLISHED = {
 }
 LOWEST_DBM, HIGHEST_DBM = -120, -1
 KEY_STEP = 12
-"""Only every 12th probe feeds the key, because something periodic moved in this room: past bits (40) and the public
-indices predict 0.77 to 0.81 of the bits in some stretches where every probe is used, 0.54 to 0.57 with every 12th."""
+"""Keys are made of every 12th probe only, because something in this room moved periodically. From the last 40 bits and
+the public indices, a share of 0.77 to 0.81 of the bits can be predicted in some parts if every probe is used, and 0.54
+to 0.57 with every 12th."""
 INTERVAL_S = 0.21
 """About 10 ms from probe to reply, then a random wait of 100 to 300 ms."""
 
@@ -72,7 +73,7 @@ def load(path: Path) -> Recording:
             per_group=False,
             eves={"node31": eve} if heard else {},
             assumed=("node31",) if heard else (),
-            assumption="Eve is no better placed than the measured one (node 31)" if heard else "",
+            assumption="Eve has no better position than the measured one (node 31)" if heard else "",
             **_plan(groups.size),
         )
     if _find(path, "static_nodeA") is not None:
@@ -104,13 +105,13 @@ def _plan(n_probes: int) -> dict[str, Any]:
         "accounting": Accounting(block_rounds=14_000),
         "key_probes": np.arange(0, n_probes, KEY_STEP, dtype=np.int64),
         "key_note": f"every {KEY_STEP}th probe: the fading repeats about every 5 probes (r = 0.3); in some "
-        "stretches, its past would predict 4 bits of 5",
+        "parts, earlier bits would predict 4 bits of 5",
         "interval_s": INTERVAL_S,
     }
 
 
 def _find(path: Path, stem: str) -> Path | None:
-    """Return a link's file, under our flat names or at its place in the published repository."""
+    """Return a link's file: in this folder, or at its place in the published repository."""
     kind, _, node = stem.partition("_")
     places = (path / f"{stem}.txt.gz", path / f"{stem}.txt", path / PUBLISHED[kind] / f"{node}.txt")
     return next((place for place in places if place.is_file()), None)

@@ -23,10 +23,10 @@ def matches(path: Path) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read the CSI of every round that both ends measured, whether or not a key came of it.
+    """Read the CSI of every round that both ends measured, also of rounds from which no key was made.
 
-    The chain and its accounting are those of the run's experiment; the least length of a key is that of its nodes'
-    floors.
+    The chain and its accounting are those of the run's experiment; the least length of a key is given by the floors of
+    its nodes.
     """
     run = reader.load(path)
     if run.start.private:
@@ -38,7 +38,7 @@ def load(path: Path) -> Recording:
         for tx, rx in (("bob", "alice"), ("alice", "bob"), ("alice", "eve"), ("bob", "eve"))
     }
     alice, bob = series["bob", "alice"], series["alice", "bob"]
-    # also rounds that were fully measured but gave no key because a node died
+    # Rounds that both ends measured, but that no block could use because a node died, are included.
     usable = run.rounds.kept | (run.rounds.reason == Reject.MEASURED.value)
     rounds = run.rounds.rounds[usable]
     if alice is None or bob is None or not rounds.size:
@@ -58,7 +58,7 @@ def load(path: Path) -> Recording:
         training=experiment.training,
         eves=eves,
         assumed=tuple(eves),
-        assumption="Eve is no better placed than the recorded one" if eves else "",
+        assumption="Eve has no better position than the recorded one" if eves else "",
         rejected=_rejected(run),
         seed=experiment.seed,
         surface=_surface(run, experiment, rounds, path),
@@ -78,7 +78,7 @@ def load(path: Path) -> Recording:
 
 
 def _surface(run: RecordedRun, experiment: Experiment, rounds: I64, path: Path) -> Surface | None:
-    """Return what the surface held in these rounds; its levels only where the experiment does not keep them secret."""
+    """Return the surface's states in these rounds, and their levels if the experiment does not keep them secret."""
     if experiment.surface.policy == "none":
         return None
     held = dict(zip(run.rounds.rounds.tolist(), run.rounds.surface.tolist(), strict=True))

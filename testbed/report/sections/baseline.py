@@ -39,7 +39,7 @@ class Baseline(Section):
         note = (
             f'<p class="note">The baseline is run {escape(v.baseline.start.uid)} (“{title}”). The experiments differ '
             f"in {named}. Agreed information is the raw rate times 1 − h(disagreement), so that quantized "
-            "noise counts for nothing. Its ratio divides by the largest baseline value within 3 standard "
+            "noise counts as none. Its ratio divides by the largest baseline value within 3 standard "
             "deviations.</p>"
         )
         return table(("", Cell("this run", "n"), Cell("baseline", "n"), Cell("ratio", "n")), rows) + note

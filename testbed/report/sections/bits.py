@@ -76,7 +76,7 @@ def _disagreement(v: View) -> str:
         verified = all(a.verified for a in b.agree.values())
         raw.append(ratio(agreed.sacrificed_errors, agreed.sacrificed_bits))
         sure_raw.append(agreement.interval(agreed.sacrificed_errors, agreed.sacrificed_bits))
-        # equal by universal hash; if that failed, the number of differing bits is unknown
+        # Verified strings are equal; if verification failed, the number of differing bits is unknown.
         after.append(0.0 if verified else _reconciled_difference(v, b))
         eve.append(None if b.eve is None else ratio(b.eve.sacrificed_errors, b.eve.covered_bits))
         sure_eve.append(None if b.eve is None else agreement.interval(b.eve.sacrificed_errors, b.eve.covered_bits))

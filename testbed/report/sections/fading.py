@@ -62,9 +62,9 @@ def _over_lag(v: View, levels: dict[str, F64], roles: dict[str, tuple[str, bool]
         band=1.96 / np.sqrt(n),
     )  # fmt: skip
     caption = (
-        "Autocorrelation of the level in dB, a mean over subcarriers. The band holds 95 % of the values of one "
-        "subcarrier that has none. Where the curve is above it, successive rounds share information, and an Eve may "
-        "use the past."
+        "Autocorrelation of the level in dB, as a mean over subcarriers. The band contains 95 % of the values of a "
+        "subcarrier without autocorrelation. Where the curve is above it, successive rounds share information, and an "
+        "Eve may use earlier rounds."
     )
     return "<h3>Autocorrelation</h3>" + picture(svg, caption)
 
@@ -101,7 +101,7 @@ def _profiles(draw: Pictures, profiles: dict[str, tuple[F64, F64]], roles: dict[
 def autocorrelation(level: F64) -> F64:
     """Return the autocorrelation over rounds of (round, subcarrier) levels, a mean over subcarriers, from lag 0.
 
-    Biased estimate, as is usual (sum over the pairs, divided by the sum over all); missing rounds count as none.
+    This is the usual biased estimate: the sum over the pairs, divided by the sum over all; missing rounds count as 0.
     """
     x = level - np.nanmean(level, axis=0)
     x = np.where(np.isfinite(x), x, 0.0)
@@ -124,7 +124,8 @@ def rayleigh_db(level_db: F64) -> F64:
 
 
 def delay_profile(h: np.ndarray, subcarrier_hz: F64) -> tuple[F64, F64] | None:
-    """Return delay in µs and mean power in dB below its peak of (round, subcarrier) CSI; None off an even grid."""
+    """Return delay in µs and mean power in dB relative to its peak of (round, subcarrier) CSI; None where subcarriers
+    are not evenly spaced."""
     step_hz = np.diff(np.sort(subcarrier_hz)).min() if subcarrier_hz.size > 1 else 0.0
     if step_hz <= 0:
         return None

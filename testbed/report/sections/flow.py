@@ -23,7 +23,7 @@ class Flow(Section):
             return missing(no_blocks(v) if not blocks else "No block had raw bits.")
         epsilon_log2 = v.run.start.experiment.get("accounting", {}).get("epsilon_log2")
         if epsilon_log2 is None:
-            return missing("The start document holds no security parameter, so the losses cannot be separated.")
+            return missing("The start document contains no security parameter, so the losses cannot be separated.")
         steps = bit_flow.flow(blocks, int(epsilon_log2))
         key = sum(bit_flow.key_bits(b) for b in blocks)
         alarm = ""

@@ -28,7 +28,7 @@ class Reciprocity(Section):
         s, panels = v.summary, []
         at_alice, at_bob = f"{v.bob}>{v.alice}", f"{v.alice}>{v.bob}"
         best = {b.eve.best_link for b in v.run.blocks if b.eve is not None}
-        # Eve's best link by her own reports; without one, the link that has Bob's transmitter
+        # Eve's best link by her own reports is shown; without a report, her link from Alice.
         from_bob = bool(best) and all(re.search(rf"\b(bob|{re.escape(str(v.bob))})\b", link) for link in best)
         at_eve = f"{v.bob if from_bob else v.alice}>{v.eve}"
         text = []

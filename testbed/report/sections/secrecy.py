@@ -54,9 +54,10 @@ class Secrecy(Section):
 def _marks(summary: dict[str, Any]) -> str:
     out = ""
     if summary.get("keys_exposed"):
+        them = "it" if summary["keys_exposed"] == 1 else "them"
         out += (
-            f'<p class="alarm"><strong>{summary["keys_exposed"]} keys are exposed:</strong> an Eve of the audit after '
-            "the run can predict them. Do not use them.</p>"
+            f'<p class="alarm"><strong>{counted(summary["keys_exposed"], "key is", "keys are")} exposed:</strong> '
+            f"an Eve of the audit after the run can predict {them}. Do not use {them}.</p>"
         )
     if summary.get("keys_reproducible"):
         out += (

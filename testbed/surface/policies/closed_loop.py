@@ -1,4 +1,4 @@
-"""Searches for the best pattern on live probes, then holds it."""
+"""Searches for the best pattern by probes, then holds it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ClosedLoopOptions(StageOptions, frozen=True):
     confirm: Annotated[int, Meta(ge=2)] = 8
     """Rounds for which the start and the result are measured; a result worse than the start is dropped."""
     budget: Annotated[int, Meta(ge=0)] = 0
-    """The search is cut short so that all is over by this round; 0: no limit."""
+    """The search is ended early so that it and the measurements of its result are over by this round; 0: no limit."""
     search_only: bool = False
-    """Whether the run is made for this search: it ends with it, and no key is distilled."""
+    """Whether the run serves only this search: it then ends when the search does, and makes no key."""
     model: Literal["none", "start", "answer"] = "none"
     """start: after `start`, the patterns that focus from Alice on Bob by the scene's geometry are tried
     (`surface/focus`), and the search begins with the best of them; answer: that one is the result."""
@@ -73,7 +73,8 @@ class ClosedLoop(SurfacePolicy):
         self.best: tuple[SurfacePattern, float] | None = None
         """The pattern of highest worth so far, and that worth."""
         self._floor: tuple[SurfacePattern, float] | None = None
-        """Where the search began (the start or the best of the model's patterns) and its worth, measured again."""
+        """The pattern with which the search began (the start or the best of the model's patterns) and its worth,
+        measured again."""
         self.tried = 0
         """Patterns judged so far."""
         self.unjudged = 0
@@ -135,7 +136,7 @@ class ClosedLoop(SurfacePolicy):
                 else:
                     self._go("confirm" if self._model == "answer" else "model_confirm", self._best_pattern)
             case "model_confirm":
-                # the search has to beat the value that was measured again, as the first may have been a lucky one
+                # The search must exceed the value that was measured again: the first one may have been high by chance.
                 self._floor, self._one_round = (self._tried, worth), spread
                 self.best = self._floor
                 self._search.begin(self._tried, seeds.generator(self._seed, "search"))
@@ -143,7 +144,8 @@ class ClosedLoop(SurfacePolicy):
             case "search":
                 self._note(worth)
                 self._search.tell(worth, self._one_round / np.sqrt(self._probes))
-                # the result is what the search returns at its end, not the pattern with the highest noisy value
+                # The result is the pattern that the search returns at its end, not the one with the highest noisy
+                # value.
                 self._go("confirm" if self._search.done else "search", self._search.ask())
             case "confirm":
                 if self._floor is not None and worth <= self._floor[1]:

@@ -3,9 +3,9 @@
 Ren et al., "Configuring intelligent reflecting surface with performance guarantees: blind beamforming" (IEEE Trans.
 Wireless Commun. 2023): of T random patterns, average the worth over those with element n at level k, and choose the k
 of the highest average. With power P = |h₀ + Σ hₙ e^{jθₙ}|² that average is a constant + 2 Re(h₀* hₙ e^{jθₖ}), since all
-other elements average out: each element is aligned with the static part h₀. Where that is weak, the alignment fails. So
-it is repeated, from the second time on with half of the elements drawn anew and the others held at their present
-levels: held elements add to the static part, and the drawn ones align with the sum. Only worths are used, in any order.
+other elements average out: each element is aligned with the static part h₀. If that is weak, the alignment fails. So
+there are several rounds. From the second one on, half of the elements are drawn anew, and the others are held at their
+present levels: held elements add to the static part, and the drawn ones align with the sum. Only worths are used.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from testbed.core.stages import SurfaceSearch
 from testbed.core.types import SurfacePattern
 
 _REFRESH = 16
-"""The kept pattern is measured again every so many groups, as it may have been kept because of a lucky noise sample."""
+"""Number of groups after which the kept pattern is measured again: its first value may have been high by chance."""
 
 
 class GreedyOptions(StageOptions, frozen=True):
     group: Annotated[int, Meta(ge=1)] = 1
     """Number of elements that are changed together."""
     sweeps: Annotated[int, Meta(ge=1)] = 3
-    """Most sweeps over all elements."""
+    """Largest number of sweeps over all elements."""
 
 
 class Greedy(SurfaceSearch):

@@ -26,7 +26,7 @@ class HadamardOptions(StageOptions, frozen=True):
     groups: Annotated[int, Meta(ge=2)] = 4
     """Interleaved groups of elements; one changes while the others are the reference."""
     sweeps: Annotated[int, Meta(ge=1)] = 2
-    """Most sweeps over all groups."""
+    """Largest number of sweeps over all groups."""
 
 
 class Hadamard(SurfaceSearch):
