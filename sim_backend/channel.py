@@ -9,7 +9,7 @@ same values.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,12 @@ def taps(amplitude: C128, delay_samples: F64) -> tuple[int, C128]:
 
 def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
     """Return the result of `taps` for each row of (link, path), to the last bit."""
+    at_once = max(1, _AT_ONCE // amplitude.shape[-1])
+    starts = range(0, len(amplitude), at_once)
+    return [x for i in starts for x in _taps(amplitude[i : i + at_once], delay_samples[i : i + at_once])]
+
+
+def _taps(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
     floor = np.floor(delay_samples)
     first = floor.min(axis=-1)
     spans = (floor.max(axis=-1) - first).astype(np.int64) + 1
@@ -58,8 +64,10 @@ def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
 
 
 _NONE: C128 = np.empty(0, np.complex128)
-_MOST_SPREAD = 1 << 18
-"""Largest number of values (paths times samples) that are spread at once: 4 MB."""
+_AT_ONCE = 1 << 11
+"""Paths that are processed together: allocating and freeing larger arrays takes longer than the computation."""
+_MOST_SPREAD = 1 << 14
+"""Largest number of values (paths times samples) that are spread at once: 256 kB."""
 
 
 def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
@@ -139,9 +147,9 @@ class Channel:
         return self._scene.attacker
 
     @property
-    def places(self) -> list[str]:
+    def places(self) -> Collection[str]:
         """Return the names of the places at which a radio can be."""
-        return list(self._places)
+        return self._places.keys()
 
     def position_m(self, place: str, time_s: float | F64) -> F64:
         """Return a place's position (3,), or (time, 3) for times (time, 1)."""

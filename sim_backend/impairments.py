@@ -7,14 +7,16 @@ the order in which processes request samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Protocol
 
 import numpy as np
 from msgspec import Meta, Struct
+from numpy.typing import NDArray
 
 from sim_backend.ticks import DeviceClock, to_seconds, to_ticks
 from testbed.core.radio import RadioSettings
-from testbed.core.seeds import Streams, derive, generator
+from testbed.core.seeds import Streams, deriver, generator
 from testbed.core.types import C64, F64
 
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -85,7 +87,7 @@ class Oscillator:
     _FINE = to_ticks(1e-6)
     _STEPS = 256
     _LEVELS = 3
-    _KEPT = 8
+    _KEPT = 64
     """Number of bridges of one level that are cached."""
 
     def __init__(self, seed: int, name: str, offset_hz: float, linewidth_hz: float) -> None:
@@ -103,71 +105,103 @@ class Oscillator:
 
     def phase_rad(self, start: int, n_samples: int, sample_rate_hz: float) -> F64:
         """Return (sample,) phases; sample m is at tick start + m / rate."""
+        return np.asarray(self.phases_rad([start], n_samples, sample_rate_hz)[0])
+
+    def phases_rad(self, starts: Sequence[int], n_samples: int, sample_rate_hz: float) -> F64:
+        """Return (start, sample) phases, each row what `phase_rad` gives for one start."""
         if (n_samples, sample_rate_hz) not in self._grids:
             if len(self._grids) >= self._KEPT:
                 self._grids.clear()
             self._grids[n_samples, sample_rate_hz] = np.arange(n_samples) * np.float64(1e6 / sample_rate_hz)
         since_us = self._grids[n_samples, sample_rate_hz]
-        at_start = self._start + 2 * math.pi * ((self.offset_hz * to_seconds(start)) % 1.0)
+        at_start = np.array([
+            self._start + 2 * math.pi * ((self.offset_hz * to_seconds(start)) % 1.0) for start in starts
+        ])[:, None]  # fmt: skip
         slope = 2e-6 * math.pi * self.offset_hz
         if self._sigmas[0] == 0:
             return np.asarray(at_start + slope * since_us)
-        first = start // self._FINE
-        skip_us = (start - first * self._FINE) / self._FINE
+        firsts = [start // self._FINE for start in starts]
+        skip_us = np.array([
+            (start - first * self._FINE) / self._FINE for start, first in zip(starts, firsts, strict=True)
+        ])[:, None]  # fmt: skip
         points: F64 = since_us + skip_us
+        steps = int(points[:, -1].max()) + 2
         # jitter may reach back before the world's start: the walk begins one block earlier
-        noise = self._fine(first + self._STEPS**self._LEVELS, int(points[-1]) + 2)
+        noise = self._fine([first + self._STEPS**self._LEVELS for first in firsts], steps)
         # Offset and noise are both linear between the knots.
-        knots = noise + (at_start + slope * (np.arange(noise.size) - skip_us))
+        knots = noise + (at_start + slope * (np.arange(steps + 1) - skip_us))
+        rises = np.empty_like(knots)
+        np.subtract(knots[:, 1:], knots[:, :-1], out=rises[:, :-1])
         whole = points.astype(np.intp)
         points -= whole
-        points *= np.diff(knots)[whole]
-        points += knots[whole]
+        whole += np.arange(0, knots.size, steps + 1)[:, None]
+        points *= rises.ravel()[whole]
+        points += knots.ravel()[whole]
         return points
 
     def turn(self, start: int, n_samples: int, sample_rate_hz: float) -> C64:
         """Return (sample,) exp(j·phase)."""
-        phase = self.phase_rad(start, n_samples, sample_rate_hz)
+        return np.asarray(self.turns([start], n_samples, sample_rate_hz)[0])
+
+    def turns(self, starts: Sequence[int], n_samples: int, sample_rate_hz: float) -> C64:
+        """Return (start, sample) exp(j·phase)."""
+        phase = self.phases_rad(starts, n_samples, sample_rate_hz)
         # near zero, single precision suffices and is four times faster
-        phase -= 2 * math.pi * round(float(phase[0]) / (2 * math.pi))
+        phase -= 2 * math.pi * np.rint(phase[:, :1] / (2 * math.pi))
         short = phase.astype(np.float32)
-        out = np.empty(n_samples, np.complex64)
+        out = np.empty(phase.shape, np.complex64)
         np.cos(short, out=out.real)
         np.sin(short, out=out.imag)
         return out
 
-    def _fine(self, first: int, steps: int) -> F64:
-        """Return (steps + 1,) noise at the ends of 1 µs steps from the one numbered `first`."""
-        cell, skip = divmod(first, self._STEPS)
-        path = self._bridge(0, cell)
-        if skip + steps <= self._STEPS:
-            return path[skip : skip + steps + 1]
-        last = (first + steps) // self._STEPS
-        parts = [path[:-1], *(self._bridge(0, c)[:-1] for c in range(cell + 1, last + 1)), self._bridge(0, last)[-1:]]
-        return np.concatenate(parts)[skip : skip + steps + 1]
+    def _fine(self, firsts: Sequence[int], steps: int) -> F64:
+        """Return (first, steps + 1) noise at the ends of 1 µs steps from the ones numbered `firsts`."""
+        reach = [(first // self._STEPS, (first + steps) // self._STEPS) for first in firsts]
+        paths = self._paths(0, {cell for low, high in reach for cell in range(low, high + 1)})
+        out = np.empty((len(firsts), steps + 1))
+        for row, first, (low, high) in zip(out, firsts, reach, strict=True):
+            skip = first - low * self._STEPS
+            if low == high:
+                row[:] = paths[low][skip : skip + steps + 1]
+                continue
+            parts = [*(paths[cell][:-1] for cell in range(low, high + 1)), paths[high][-1:]]
+            row[:] = np.concatenate(parts)[skip : skip + steps + 1]
+        return out
 
-    def _bridge(self, level: int, cell: int) -> F64:
-        """Return (step + 1,) Brownian path through a cell of a level."""
+    def _paths(self, level: int, cells: set[int]) -> dict[int, F64]:
+        """Return (step + 1,) Brownian paths through cells of a level."""
         known = self._bridges[level]
-        path = known.get(cell)
-        if path is not None:
-            return path
-        if level == self._LEVELS - 1:
-            while len(self._walk) <= cell + 1:
-                self._walk.append(self._walk[-1] + float(self._walk_rng.standard_normal()) * self._sigmas[-1])
-            a, b = self._walk[cell], self._walk[cell + 1]
-        else:
-            above, i = divmod(cell, self._STEPS)
-            coarse = self._bridge(level + 1, above)
-            a, b = float(coarse[i]), float(coarse[i + 1])
-        path = np.zeros(self._STEPS + 1)
-        np.cumsum(self._streams.at(cell, level).standard_normal(self._STEPS), out=path[1:])
+        missing = sorted(cells - known.keys())
+        if missing:
+            if len(known) + len(missing) > self._KEPT:
+                known = self._bridges[level] = {cell: known[cell] for cell in cells - set(missing)}
+            known |= zip(missing, self._bridge(level, missing), strict=True)
+        return known
+
+    def _bridge(self, level: int, cells: Sequence[int]) -> F64:
+        """Return (cell, step + 1) Brownian paths through cells of a level."""
+        ends = np.array(list(self._ends(level, cells)))
+        steps = np.empty((len(cells), self._STEPS))
+        for row, cell in zip(steps, cells, strict=True):
+            self._streams.at(cell, level).standard_normal(out=row)
+        path = np.zeros((len(cells), self._STEPS + 1))
+        np.cumsum(steps, axis=1, out=path[:, 1:])
         path *= self._sigmas[level]
-        path += a + self._ramp * (b - a - float(path[-1]))
-        if len(known) >= self._KEPT:
-            known.clear()
-        known[cell] = path
+        path += ends[:, :1] + self._ramp * (ends[:, 1:] - ends[:, :1] - path[:, -1:])
         return path
+
+    def _ends(self, level: int, cells: Sequence[int]) -> Iterator[tuple[float, float]]:
+        """Yield the phases at both ends of each cell."""
+        if level < self._LEVELS - 1:
+            above = self._paths(level + 1, {cell // self._STEPS for cell in cells})
+            for cell in cells:
+                path, i = above[cell // self._STEPS], cell % self._STEPS
+                yield float(path[i]), float(path[i + 1])
+            return
+        while len(self._walk) <= max(cells) + 1:
+            self._walk.append(self._walk[-1] + float(self._walk_rng.standard_normal()) * self._sigmas[-1])
+        for cell in cells:
+            yield self._walk[cell], self._walk[cell + 1]
 
 
 class FrontEnd:
@@ -177,6 +211,7 @@ class FrontEnd:
         """`seed` determines the device (chains, clock), `world_seed` the randomness of this run (noise, jitter)."""
         self._name, self._options, self._settings = name, options, settings
         self._run = (seed, world_seed, name)
+        self._jitters = {side: deriver(*self._run, "jitter", side) for side in ("tx", "rx")}
         rows = range(options.n_antennas)
         # the first antenna has the parts and the noise of a radio with one antenna
         self._noises = [Streams(*self._run, "noise", *([i] if i else [])) for i in rows]
@@ -202,55 +237,96 @@ class FrontEnd:
     def jitter(self, side: str, start: int) -> int:
         """Return actual minus nominal start in ticks."""
         # Box–Muller from one hash is used, because a Generator takes ten times as long and this runs for every frame.
-        bits = derive(*self._run, "jitter", side, start)
+        bits = self._jitters[side](start)
         radius = math.sqrt(-2 * math.log(((bits & 0x7FFFFFFF) + 1) / 2**31))
         normal = radius * math.cos(2 * math.pi * (bits >> 31) / 2**32)
         return to_ticks(self._options.timing_jitter_s * max(-4.0, min(4.0, normal)))
 
     def send(self, samples: C64, start: int) -> C64:
         """Turn full-scale units into √mW on air, from the actual tick `start` on; (antenna, sample), or (sample,)."""
+        (out,) = self.send_many([samples], [start])
+        return out
+
+    def send_many(self, blocks: Sequence[C64], starts: Sequence[int]) -> list[C64]:
+        """Return what `send` gives for each block."""
         amplitude = 10 ** ((self._options.tx_power_dbm + self._settings.tx_gain_db) / 20)
-        rows = np.atleast_2d(samples)
-        out = np.stack([_echoed(row, chain) for row, chain in zip(rows, self._tx_chains, strict=True)])
+        return [x for part in _alike(blocks, starts) for x in self._send(*part, amplitude)]
+
+    def _send(self, blocks: Sequence[C64], starts: Sequence[int], amplitude: float) -> list[C64]:
+        out = self._through(np.array([np.atleast_2d(x) for x in blocks]), self._tx_chains)
         out *= amplitude
-        out *= self.oscillator.turn(start, samples.shape[-1], self._settings.sample_rate_hz)
-        return out if samples.ndim == 2 else out[0]
+        out *= self.oscillator.turns(starts, out.shape[-1], self._settings.sample_rate_hz)[:, None, :]
+        return [x if block.ndim == 2 else x[0] for x, block in zip(out, blocks, strict=True)]
+
+    @staticmethod
+    def _through(blocks: C64, chains: list[list[complex]]) -> C64:
+        """Return (block, antenna, sample) with each antenna's echoes added, the k-th one k + 1 samples late."""
+        out = blocks.copy()
+        for antenna, chain in enumerate(chains):
+            for late, echo in enumerate(chain, 1):
+                out[:, antenna, late:] += blocks[:, antenna, :-late] * echo
+        return out
 
     def hear(self, field: C64, start: int) -> tuple[C64, bool]:
         """Return the converters' samples for a field in √mW at the antennas, and whether samples were lost.
 
         (antenna, sample), or (sample,) of a single one.
         """
+        (out,) = self.hear_many([field], [start])
+        return out
+
+    def hear_many(self, fields: Sequence[C64], starts: Sequence[int]) -> list[tuple[C64, bool]]:
+        """Return what `hear` gives for each field."""
+        return [x for part in _alike(fields, starts) for x in self._hear(*part)]
+
+    def _hear(self, fields: Sequence[C64], starts: Sequence[int]) -> list[tuple[C64, bool]]:
         options, rate = self._options, self._settings.sample_rate_hz
-        n = field.shape[-1]
-        noise_mw = 10 ** ((THERMAL_DBM_HZ + options.noise_figure_db) / 10) * rate
-        rows = np.atleast_2d(field)
-        out = np.empty_like(rows)
-        rngs = [noise.at(start & (1 << 64) - 1) for noise in self._noises]
-        for row, heard, chain, own in zip(out, rows, self._rx_chains, rngs, strict=True):
-            noise = own.standard_normal(2 * n, dtype=np.float32)
-            noise *= math.sqrt(noise_mw / 2)
-            row[:] = _echoed(heard, chain)
-            row += noise.view(np.complex64)
-        rng = rngs[0]
+        rows = np.array([np.atleast_2d(x) for x in fields])
+        noise, steps, lost = self._draw(starts, rows.shape)
+        noise *= math.sqrt(10 ** ((THERMAL_DBM_HZ + options.noise_figure_db) / 10) * rate / 2)
+        out = self._through(rows, self._rx_chains)
+        out += noise.view(np.complex64)
         gain_db = self._settings.rx_gain_db - options.full_scale_dbm
-        # Faults are drawn after the noise, so that switching a fault on does not change the noise.
-        steps, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
-        if steps:
-            gain_db += options.gain_step_db * (1.0 if rng.random() < 0.5 else -1.0)
-        out *= 10 ** (gain_db / 20)
-        out *= np.conj(self.oscillator.turn(start, n, rate))
+        if any(steps):
+            gains = [10 ** ((gain_db + step * options.gain_step_db) / 20) for step in steps]
+            out *= np.array(gains, np.complex64)[:, None, None]
+        else:
+            out *= 10 ** (gain_db / 20)
+        turns = self.oscillator.turns(starts, out.shape[-1], rate)
+        np.negative(turns.imag, out=turns.imag)
+        out *= turns[:, None, :]
         out += np.array(self._dc, np.complex64)[:, None]
-        if loses:
-            at = int(rng.integers(0, n))
-            lost = min(64, n - at)
-            gap = np.zeros((len(out), lost), np.complex64)
-            out = np.concatenate([out[:, :at], out[:, at + lost :], gap], axis=1)
+        for x, (at, n) in zip(out, lost, strict=True):
+            if n:
+                x[:] = np.concatenate([x[:, :at], x[:, at + n :], np.zeros((len(x), n), np.complex64)], axis=1)
         said = self._convert(out)
-        return said if field.ndim == 2 else said[0], loses
+        return [
+            (x if field.ndim == 2 else x[0], n > 0) for x, field, (_, n) in zip(said, fields, lost, strict=True)
+        ]  # fmt: skip
+
+    def _draw(
+        self, starts: Sequence[int], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], list[float], list[tuple[int, int]]]:
+        """Return what is random in receptions of (reception, antenna, sample): (…, 2 · sample) noise, by how many steps
+        each is amplified, and (from which sample on, how many) samples each has lost.
+        """
+        options, n = self._options, shape[-1]
+        noise = np.empty((*shape[:-1], 2 * n), np.float32)
+        steps, lost = [], []
+        for rows, start in zip(noise, starts, strict=True):
+            rngs = [stream.at(start & (1 << 64) - 1) for stream in self._noises]
+            for row, own in zip(rows, rngs, strict=True):
+                own.standard_normal(dtype=np.float32, out=row)
+            rng = rngs[0]
+            # faults are drawn after the noise, so that a fault that is switched on does not change the noise
+            is_step, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
+            steps.append((1.0 if rng.random() < 0.5 else -1.0) if is_step else 0.0)
+            at = int(rng.integers(0, n)) if loses else 0
+            lost.append((at, min(64, n - at) if loses else 0))
+        return noise, steps, lost
 
     def _convert(self, analogue: C64) -> C64:
-        """Round (antenna, sample) in place to the converter's steps and clip at its ends, I and Q apart."""
+        """Round (…, sample) in place to the converter's steps and clip at its ends, I and Q apart."""
         half = 1 << (self._options.adc_bits - 1)
         levels = analogue.view(np.float32)
         levels *= half
@@ -260,12 +336,18 @@ class FrontEnd:
         return analogue
 
 
-def _echoed(samples: C64, echoes: list[complex]) -> C64:
-    """Return a copy of (sample,) with the k-th echo added k + 1 samples late, of the same length."""
-    out = samples.copy()
-    for late, echo in enumerate(echoes, 1):
-        out[late:] += samples[:-late] * echo
-    return out
+_AT_ONCE = 1 << 15
+"""Samples that are computed together: more do not stay in the processor's cache."""
+
+
+def _alike(blocks: Sequence[C64], starts: Sequence[int]) -> Iterator[tuple[Sequence[C64], Sequence[int]]]:
+    """Yield the blocks, with their starts, in parts of the same shape and not too many samples."""
+    i = 0
+    while i < len(blocks):
+        shape, most = blocks[i].shape, max(1, _AT_ONCE // blocks[i].size)
+        n = next((k for k, x in enumerate(blocks[i : i + most]) if x.shape != shape), min(most, len(blocks) - i))
+        yield blocks[i : i + n], starts[i : i + n]
+        i += n
 
 
 class Crystal(Protocol):

@@ -52,7 +52,8 @@ class Link:
 
     def __init__(self, name: str, endpoint: str, identity: Identity | None) -> None:
         self._name, self._endpoint, self._identity = name, endpoint, identity
-        self._context = zmq.Context()
+        self._context = self._new_context()
+        self._now_s: Callable[[], float] = time.monotonic
         self._local = threading.local()
         self._ids = itertools.count(1)
         self.session = ""
@@ -94,10 +95,10 @@ class Link:
         """Wait for the answer to a request, or for the refusal of an earlier one that was sent by `tell`."""
         socket = self._local.socket
         told: dict[int, str] = self._local.told
-        deadline = time.monotonic() + timeout_s
+        deadline = self._now_s() + timeout_s
         while True:
             check()
-            left_s = deadline - time.monotonic()
+            left_s = deadline - self._now_s()
             if left_s > 0 and not socket.poll(1e3 * min(left_s, _LOOK_UP_S)):
                 continue
             if left_s <= 0:
@@ -159,20 +160,42 @@ class Link:
         self._context.destroy(linger=100)
 
     def _socket(self, operation: str, state: str) -> Any:
+        if self._context.closed:
+            raise DeviceError(self._name, operation, state, "the link to the world is closed")
         socket = getattr(self._local, "socket", None)
         if socket is None:
-            if self._context.closed:
-                raise DeviceError(self._name, operation, state, "the link to the world is closed")
-            socket = self._local.socket = self._context.socket(zmq.DEALER)
+            socket = self._local.socket = self._new_socket()
             self._local.told = {}
-            socket.setsockopt(zmq.LINGER, 0)
-            secure(socket, self._identity, "world")
-            socket.connect(self._endpoint)
         return socket
+
+    def _new_context(self) -> Any:
+        return zmq.Context()
+
+    def _new_socket(self) -> Any:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        secure(socket, self._identity, "world")
+        socket.connect(self._endpoint)
+        return socket
+
+
+HERE = "local:"
+"""How the endpoint of a World in this process begins (`local.held`)."""
+LINKS: dict[str, Callable[[str], Link]] = {}
+"""Such an endpoint → what makes a device's link to it."""
+
+
+def link_to(name: str, endpoint: str, identity: Identity | None) -> Link:
+    """Return a link of this name to the World at an endpoint, in this process or by a socket."""
+    if not endpoint.startswith(HERE):
+        return Link(name, endpoint, identity)
+    if endpoint not in LINKS:
+        raise DeviceError(name, "open", "closed", f"this process has no world {endpoint!r}, or has one no more")
+    return LINKS[endpoint](name)
 
 
 def link_for(name: str, context: DriverContext) -> Link:
     """Return a link to the lab's world; raises DeviceError where the lab has none."""
     if context.world is None:
         raise DeviceError(name, "open", "closed", "a simulated device needs a [world] table in the lab file")
-    return Link(name, context.world, context.identity)
+    return link_to(name, context.world, context.identity)

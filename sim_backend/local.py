@@ -1,13 +1,109 @@
-"""A World in a thread of this process: for tests and notebooks. A lab runs it as a process (`server.SimWorld`)."""
+"""A World in this process: `held` without any socket for a run in one process, `world_in_thread` for tests.
+
+A lab runs it as a process otherwise (`server.SimWorld`).
+"""
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sim_backend.server import SimWorld, serve
+from sim_backend.link import HERE, LINKS, Link
+from sim_backend.server import Server, SimWorld, serve
 from testbed.core.config import RadioPlan, Scene
+from testbed.core.world import Turns
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def held(turns: Turns, peer_timeout_s: float) -> Iterator[str]:
+    """Hold a World in virtual time until the block is left; yields its endpoint for devices of this process.
+
+    While a device waits for an answer, `turns` lets the other nodes act.
+    """
+    endpoint, air = f"{HERE}{next(_numbers)}", _Air(turns, peer_timeout_s)
+    LINKS[endpoint] = lambda name: _LocalLink(name, endpoint, air)
+    try:
+        yield endpoint
+    finally:
+        del LINKS[endpoint]
+
+
+class _Air:
+    """One World, and the answers that its clients have not fetched."""
+
+    def __init__(self, turns: Turns, peer_timeout_s: float) -> None:
+        self.turns = turns
+        self.lines: dict[bytes, _Line] = {}
+        self._server = Server(self._answer, "virtual", peer_timeout_s)
+
+    def handle(self, route: bytes, frames: list[bytes]) -> None:
+        self._server.handle(route, frames, self.turns.now_s())
+
+    def settle(self) -> None:
+        self._server.settle(self.turns.now_s())
+
+    def _answer(self, route: bytes, frames: list[Any]) -> None:
+        if (line := self.lines.get(route)) is not None:
+            line.answers.append([bytes(frame) for frame in frames])
+
+
+class _Line:
+    """One client's connection to the air, with the part of a socket's interface that `Link` uses."""
+
+    def __init__(self, air: _Air, route: bytes) -> None:
+        self._air, self._route = air, route
+        self.answers: deque[list[bytes]] = deque()
+
+    def send(self, frame: bytes) -> None:
+        self._air.handle(self._route, [frame])
+
+    def send_multipart(self, frames: list[Any]) -> None:
+        self._air.handle(self._route, [bytes(frame) for frame in frames])
+
+    def poll(self, within_ms: float) -> bool:
+        """Return whether an answer has arrived; if there is none yet, the other nodes have a turn first."""
+        if not self.answers:
+            self._air.settle()
+        if not self.answers:
+            self._air.turns.give_way()
+        return bool(self.answers)
+
+    def recv_multipart(self) -> list[bytes]:
+        return self.answers.popleft()
+
+
+class _LocalLink(Link):
+    """A link to an air in this process. It has only one line, because there are no other threads."""
+
+    def __init__(self, name: str, endpoint: str, air: _Air) -> None:
+        self._air = air
+        super().__init__(name, endpoint, None)
+        self._now_s = air.turns.now_s
+
+    def _new_context(self) -> Any:
+        return _Lines(self._air, f"{self._name}/{next(_numbers)}".encode())
+
+    def _new_socket(self) -> Any:
+        return self._context.line
+
+
+class _Lines:
+    """Stands in for the context of a link's sockets."""
+
+    def __init__(self, air: _Air, route: bytes) -> None:
+        self._air, self._route = air, route
+        self.line = air.lines[route] = _Line(air, route)
+        self.closed = False
+
+    def destroy(self, linger: int) -> None:
+        self.closed = True
+        self._air.lines.pop(self._route, None)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Messages between devices and the World: one msgpack header, then at most one frame of raw samples or levels.
 
 Times are ticks (`ticks.py`). Every request is answered by one `Reply` of the same id, except `Declare`, which has no
-answer, and `Transmit`, which may have none unless it is refused.
+answer, and those that transmit, which may have none unless they are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from testbed.core.gate import Gate
 
-PROTOCOL = 4
+PROTOCOL = 5
 MAX_SAMPLES = 1 << 22
 """Largest number of samples of one request, over all antennas: 32 MiB."""
 MAX_PATTERNS = 1024
@@ -81,6 +81,24 @@ class Transmit(_Request, tag="transmit", kw_only=True):
     """Seed of the world for which the samples were made."""
 
 
+class Window(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One of several transmissions or receptions."""
+
+    start: Tick
+    shift: Tick = 0
+    n_samples: Count
+
+
+class TransmitMany(_Request, tag="transmit_many", kw_only=True):
+    """A train of transmissions; there is an answer only where one is refused, and then none after it is on the air.
+
+    Payload: their samples as in `Transmit`, one block after the other.
+    """
+
+    frames: Annotated[list[Window], Meta(min_length=1, max_length=MAX_WINDOWS)]
+    seed: Seed
+
+
 class Receive(_Request, tag="receive", kw_only=True):
     """Answered by complex64 (antenna, sample) in √mW."""
 
@@ -90,14 +108,6 @@ class Receive(_Request, tag="receive", kw_only=True):
     timeout_s: Annotated[float, Meta(gt=0, le=3600)]
     seed: Seed
     """Seed of the world whose samples are requested."""
-
-
-class Window(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One of several receptions."""
-
-    start: Tick
-    shift: Tick = 0
-    n_samples: Count
 
 
 class ReceiveMany(_Request, tag="receive_many", kw_only=True):
@@ -166,8 +176,8 @@ class Reset(_Request, tag="reset", kw_only=True):
 
 
 Request = (
-    Attach | Detach | Now | Tune | Transmit | Receive | ReceiveMany | Declare | Silence | Pass | Hang | Apply | Schedule
-    | Readback | Reset
+    Attach | Detach | Now | Tune | Transmit | TransmitMany | Receive | ReceiveMany | Declare | Silence | Pass | Hang
+    | Apply | Schedule | Readback | Reset
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -185,12 +186,15 @@ class SimRadio(Radio):
         raise DeviceError(self.name, "transmit", self.state, f"time passed between question and order {_HASTE} times")
 
     def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
-        """On the wall clock, have the World answer all transmissions together: a train must not wait for each one."""
-        if not self._time_runs or len(blocks) < 2 or self._clock.world_ticks(blocks[0].time_s) < 0:
+        """Have the World answer all transmissions together: a train must not wait for each one. In virtual time, only
+        the first one needs an answer."""
+        if len(blocks) < 2 or self._clock.world_ticks(blocks[0].time_s) < 0:
             return super()._do_transmit_many(blocks)
         out = super()._do_transmit_many(blocks[:1])  # shows whether the connection works
         if isinstance(out[0], OffAir | NewWorld):
             return out * len(blocks)
+        if not self._time_runs:
+            return out + self._tell_many(blocks[1:])
         made = [self._transmission(self._clock.world_ticks(x.time_s), x, False, True) for x in blocks[1:]]
         for found in self._link.ask_many([request for request, _ in made], [x for _, x in made], self.state):
             if isinstance(found, DeviceError):
@@ -199,6 +203,34 @@ class SimRadio(Radio):
                 self._heard_from(found[0])
                 out.append(None)
         return out
+
+    def _tell_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Transmit one after the other in virtual time, without an answer (`_transmit_at`), in as few messages as can
+        be."""
+        rate = self.settings.sample_rate_hz
+        starts = [self._clock.world_ticks(x.time_s) for x in blocks]
+        ends = [start + duration(x.samples.shape[-1], rate) for start, x in zip(starts, blocks, strict=True)]
+        free_from = [self._promised, *ends[:-1]]
+        size = sum(x.samples.size for x in blocks)
+        if not self._timed or self._first or size > MAX_SAMPLES or any(map(operator.lt, starts, free_from)):
+            return super()._do_transmit_many(blocks)
+        front = self._front_end()
+        shifts = [front.jitter("tx", start) for start in starts]
+        samples = front.send_many(
+            [np.asarray(x.samples, np.complex64) for x in blocks], list(map(operator.add, starts, shifts))
+        )
+        request = m.TransmitMany(
+            id=self._link.next_id(), session=self._link.session, seed=self._world_seed,
+            frames=[
+                m.Window(start=start, shift=shift, n_samples=x.shape[-1])
+                for start, shift, x in zip(starts, shifts, samples, strict=True)
+            ],
+        )  # fmt: skip
+        self._link.tell(request, self.state, np.concatenate([x.ravel() for x in samples]))
+        self._unheard += [(x, x.time_s) for x in blocks]
+        self._promised = ends[-1]
+        self._stale = self._options.stale_buffers
+        return [None] * len(blocks)
 
     def _transmit_at(self, start: int, block: IqBlock, cyclic: bool, at_s: float | None) -> None:
         # In virtual time only the first transmission waits for its answer: later ones cannot be late if they start
@@ -304,18 +336,23 @@ class SimRadio(Radio):
         self._heard_from(reply)
         failed = {f.window: f for f in reply.failed}
         samples, used = np.frombuffer(raw, np.complex64), 0
+        fields, took = [], [i for i in range(len(windows)) if i not in failed]
+        for i in took:
+            size = windows[i].n_samples * self._options.n_antennas
+            fields.append(samples[used : used + size].reshape(self._options.n_antennas, -1))
+            used += size
+        heard = front.hear_many(fields, [starts[i] + shifts[i] for i in took])
+        if heard:
+            self._old = heard[-1][0]
+        rest = iter(heard)
         out: list[IqBlock | DeviceError] = []
         for i, window in enumerate(windows):
             if i in failed:
                 kind = DeviceTimeout if failed[i].error == "timeout" else DeviceError
                 out.append(kind(self.name, "receive", self.state, failed[i].detail))
-                continue
-            size = window.n_samples * self._options.n_antennas
-            field = samples[used : used + size].reshape(self._options.n_antennas, -1)
-            used += size
-            heard, overflow = front.hear(field, starts[i] + shifts[i])
-            self._old = heard
-            out.append(IqBlock(heard, self.settings.sample_rate_hz, window.at_s, overflow))
+            else:
+                block, overflow = next(rest)
+                out.append(IqBlock(block, self.settings.sample_rate_hz, window.at_s, overflow))
         return out
 
     def _do_silence(self) -> None:

@@ -9,7 +9,8 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from sim_backend import messages as m
 from sim_backend import uma
 from sim_backend.arrays import Array
 from sim_backend.channel import Channel, responses
-from sim_backend.link import Link
+from sim_backend.link import link_to
 from sim_backend.ticks import to_seconds, to_ticks
 from sim_backend.world import Air, Reception, Refused
 from testbed.core import registry
@@ -32,7 +33,7 @@ from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.options import convert
 from testbed.core.types import F64, SurfacePattern
-from testbed.core.world import DriverContext, Emulator, Equipment, World
+from testbed.core.world import DriverContext, Emulator, Equipment, Turns, World
 
 _REPLACED = "another process attached under its name"
 _LOOK_UP_S = 0.05
@@ -64,6 +65,12 @@ class SimWorld(World):
         serve(endpoint, identity, pace, peer_timeout_s, ready, stop)
 
     @staticmethod
+    def hold(turns: Turns, peer_timeout_s: float) -> AbstractContextManager[str]:
+        from sim_backend.local import held
+
+        return held(turns, peer_timeout_s)
+
+    @staticmethod
     def check(scene: Scene) -> None:
         if scene.uma is not None:
             uma.check_library()
@@ -72,7 +79,7 @@ class SimWorld(World):
     def reset(
         endpoint: str, identity: Identity | None, scene: Scene, radio: RadioPlan, seed: int, timeout_s: float
     ) -> None:
-        link = Link("world", endpoint, identity)
+        link = link_to("world", endpoint, identity)
         try:
             request = m.Reset(id=link.next_id(), scene=to_dict(scene), carrier_hz=radio.carrier_hz, seed=seed)
             link.ask(request, "serving", timeout_s=timeout_s)
@@ -81,7 +88,7 @@ class SimWorld(World):
 
     @staticmethod
     def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
-        link = Link("world", endpoint, identity)
+        link = link_to("world", endpoint, identity)
 
         def let_pass(until_s: float) -> None:
             link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
@@ -157,7 +164,7 @@ def serve(
                 socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
-        server = _Server(send, pace, peer_timeout_s)
+        server = Server(send, pace, peer_timeout_s)
         ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
         while not stop.is_set():
             socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
@@ -240,7 +247,7 @@ class _Waiting:
 _Due = tuple[_Waiting, _Window]
 
 
-class _Server:
+class Server:
     """Turns requests into answers. The loop in `serve` passes the time and the function that sends."""
 
     def __init__(self, send: Callable[[bytes, list[Any]], None], pace: str, peer_timeout_s: float) -> None:
@@ -416,19 +423,13 @@ class _Server:
                     else Array(request.n_antennas, request.spacing_wavelengths, request.axis),
                 )
             case m.Transmit():
-                self._same_world(request.seed)
-                if self._sessions[request.session].silenced:
-                    raise Refused("device", "the radio was silenced for good")
-                array = air.stations[name].array if name in air.stations else None
-                n_antennas = 1 if array is None else array.n
-                if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
-                    raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
-                samples = np.frombuffer(payload, np.complex64)
-                if array is not None:
-                    samples = samples.reshape(array.n, -1)
-                air.transmit(name, request.start, samples, request.shift, request.cyclic)
+                self._transmit(name, request, [(request.start, request.shift, None)], payload, request.cyclic)
                 if not request.answer:
                     return None
+            case m.TransmitMany():
+                frames = [(x.start, x.shift, x.n_samples) for x in request.frames]
+                self._transmit(name, request, frames, payload, cyclic=False)
+                return None
             case m.Receive():
                 self._same_world(request.seed)
                 self._check_size(name, request.n_samples)
@@ -457,6 +458,26 @@ class _Server:
             case m.Readback():
                 air.pattern(name)
         return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
+
+    def _transmit(
+        self, name: str, request: m.Transmit | m.TransmitMany, frames: Sequence[tuple[int, int, int | None]],
+        payload: bytes, cyclic: bool,
+    ) -> None:  # fmt: skip
+        """Put (start, shift, samples) on the air, one after the other; None: all samples that there are."""
+        self._same_world(request.seed)
+        if self._sessions[request.session].silenced:
+            raise Refused("device", "the radio was silenced for good")
+        array = self._air.stations[name].array if name in self._air.stations else None
+        n_antennas = 1 if array is None else array.n
+        if not payload or len(payload) % (8 * n_antennas) or len(payload) > 8 * m.MAX_SAMPLES:
+            raise Refused("device", f"{len(payload)} bytes are not 1 to {m.MAX_SAMPLES} complex64 samples")
+        samples, used = np.frombuffer(payload, np.complex64), 0
+        sizes = [samples.size if n is None else n * n_antennas for _, _, n in frames]
+        if sum(sizes) != samples.size:
+            raise Refused("device", f"{samples.size} samples, the frames have {sum(sizes)}")
+        for (start, shift, _), size in zip(frames, sizes, strict=True):
+            frame, used = samples[used : used + size], used + size
+            self._air.transmit(name, start, frame if array is None else frame.reshape(array.n, -1), shift, cyclic)
 
     def _attach(self, request: m.Attach) -> m.Reply:
         if request.protocol != m.PROTOCOL:

@@ -171,10 +171,6 @@ class _Attacker:
         return found
 
 
-def _start(sent: Transmission) -> int:
-    return sent.start
-
-
 def _ended(sent: Transmission) -> int:
     return sent.end + sent.shift
 
@@ -277,6 +273,8 @@ class Air:
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         """The transmissions, by their starts."""
+        self._starts: list[int] = []
+        """Their starts, in the same order."""
         self._longest = 0
         """Largest duration of a transmission in ticks."""
         self._surface: _Surface | None = None
@@ -295,6 +293,7 @@ class Air:
         self._attacker = None if plan is None else _Attacker(plan, seed)
         self.seed, self.frontier = seed, 0
         self._sent.clear()
+        self._starts.clear()
         self._longest = 0
         for station in self.stations.values():
             station.horizon = 0
@@ -366,14 +365,16 @@ class Air:
             name, station.place, start, shift, end, samples, station.sample_rate_hz, station.carrier_hz, cyclic,
             station.array,
         )  # fmt: skip
-        bisect.insort(self._sent, sent, key=_start)
+        at = bisect.bisect_right(self._starts, start)
+        self._starts.insert(at, start)
+        self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
         station.horizon = max(station.horizon, end)
 
     def _sent_between(self, since: int, until: int) -> list[Transmission]:
         """Return all transmissions that begin before `until` and may last beyond `since`, by their starts."""
-        first = bisect.bisect_left(self._sent, since - self._longest, key=_start)
-        return self._sent[first : bisect.bisect_left(self._sent, until, key=_start)]
+        first = bisect.bisect_left(self._starts, since - self._longest)
+        return self._sent[first : bisect.bisect_left(self._starts, until)]
 
     def silence(self, name: str, repeated_only: bool = False) -> None:
         """Cut all samples of a radio that no radio can have received yet, or only repeated ones."""
@@ -423,7 +424,8 @@ class Air:
     def hear_many(self, receptions: Sequence[Reception]) -> list[C64]:
         """Return what `hear` gives for each, to the last bit; the channels of all are computed together."""
         assert self._channel is not None
-        pieces = [self._pieces(r) for r in receptions]
+        present = [self._present(r) for r in receptions]
+        pieces = [self._pieces(r, sent) for r, sent in zip(receptions, present, strict=True)]
         together = [piece for of_one in pieces for piece in of_one]
         moments: dict[tuple[str, str, float], list[float]] = {}
         for piece in (p for p in together if p.alone):
@@ -431,27 +433,28 @@ class Air:
         for (x, y, carrier_hz), times_s in moments.items():
             self._channel.prepare(x, y, times_s, carrier_hz)
         self._shape(together)
-        out = [self._lay(r, of_one) for r, of_one in zip(receptions, pieces, strict=True)]
+        out = [self._lay(r, of_one, sent) for r, of_one, sent in zip(receptions, pieces, present, strict=True)]
         for r in receptions:
             self.pass_time(r.start + duration(r.n_samples, self._station(r.radio).sample_rate_hz))
         self._forget()
         return out
 
-    def _present(self, r: Reception, end: int) -> list[Transmission]:
-        """Return the transmissions that may be received until `end`."""
+    def _present(self, r: Reception) -> list[Transmission]:
+        """Return the transmissions of which a part may be in a reception."""
         start = r.start + r.shift
+        end = start + duration(r.n_samples, self._station(r.radio).sample_rate_hz)
         nearby = self._sent_between(start - LONGEST_PATH, end)
         found = [s for s in nearby if s.end > s.start and s.end > start - LONGEST_PATH]
         # The sum is in a fixed order, so that its rounding does not depend on the order of the declarations.
         return sorted(found, key=lambda s: (s.start, s.radio))
 
-    def _pieces(self, r: Reception) -> list[_Piece]:
+    def _pieces(self, r: Reception, present: list[Transmission]) -> list[_Piece]:
         """Return the parts of a reception: transmissions, each while neither channel nor pattern changes."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
         edges = self._edges(start, r.n_samples, rate)
         out = []
-        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+        for sent in present:
             away_hz = sent.carrier_hz - station.carrier_hz
             band_hz = common_band(sent.carrier_hz, sent.sample_rate_hz, station.carrier_hz, rate)
             if sent.radio == r.radio or band_hz is None:
@@ -499,7 +502,7 @@ class Air:
                 delay_s = np.concatenate([delay_s, later_s], axis=-1)
         return amplitude, delay_s
 
-    def _lay(self, r: Reception, pieces: list[_Piece]) -> C64:
+    def _lay(self, r: Reception, pieces: list[_Piece], present: list[Transmission]) -> C64:
         """Return the sum of the pieces; zeros while the radio itself sends or changes over."""
         station = self._station(r.radio)
         rate, start = station.sample_rate_hz, r.start + r.shift
@@ -507,7 +510,7 @@ class Air:
         out = np.zeros(shape, np.complex64)
         for piece in pieces:
             piece.add_to(out)
-        for sent in self._present(r, r.start + duration(r.n_samples, rate)):
+        for sent in present:
             if sent.radio == r.radio:
                 deaf = [
                     _ceil_index(t - start, rate)
@@ -532,6 +535,7 @@ class Air:
             if self._attacker is not None:
                 self._attacker.forget([s for s in self._sent if s.end < oldest])
             self._sent = [s for s in self._sent if s.end >= oldest]
+            self._starts = [s.start for s in self._sent]
             self._longest = max((s.end - s.start for s in self._sent), default=0)
         if self._surface is not None:
             self._surface.forget(oldest)

@@ -4,7 +4,7 @@ In Python:
 
     import testbed
 
-    outcome = testbed.run("static_room", rounds=200)      # as `testbed run`
+    outcome = testbed.run("static_room", rounds=200)      # as `testbed run`; also in_process=True
     data = testbed.open(outcome.folder)                   # an xarray Dataset (extra `notebooks`)
     summary = testbed.replay(outcome.folder)              # as `testbed replay`; a dict like summary.json
 

@@ -277,8 +277,8 @@ def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
     """Return who could know the keys, over all blocks; None where no length was judged or no node reported it.
 
     There is a row for every Eve: her share of guessed labels and its limit are means over the blocks; `key_bits` is the
-    sum of the keys' lengths if she were the only Eve. In a block for which she had no data (the first one, if she needs
-    earlier blocks), the length counts that the least able Eve left.
+    sum of the keys' lengths if she were the only Eve. For a block for which she had no data (the first one, if she
+    needs earlier blocks), the length that the least able Eve leaves is added.
     """
     judged = [r for r in reports if r.eves]
     if not judged:

@@ -2,9 +2,9 @@
 
 Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
 every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one round, so that
-the ratio states the gain by ordering rounds together. The last row compares with the same work without processes: one
-loop sends the same waveform through a flat channel and estimates it at three receivers. It has no sockets,
-authentication, scheduling, records or simulated air.
+the ratio states the gain by ordering rounds together. Then the runs in virtual time are measured in one process. The
+last row compares with the same work without either: one loop sends the same waveform through a flat channel and
+estimates it at three receivers. It has no sockets, authentication, scheduling, records or simulated air.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ WALL_S = 2e-3
 def run() -> list[BenchRow]:
     """Run two experiments on the `sim` lab with CURVE and records on, and one of them in real time."""
     rows = [_trains("mobile_room"), _trains("static_room"), _trains("mobile_room", wall=True)]
+    rows += [_in_process(name, rows[i].ours_s) for i, name in enumerate(("mobile_room", "static_room"))]
     peer_s = _signal_only(config.load_experiment("mobile_room"))
     ours_s = rows[0].ours_s
     peer = BenchRow(
@@ -65,6 +66,20 @@ def _trains(experiment: str, wall: bool = False) -> BenchRow:
     )
 
 
+def _in_process(experiment: str, processes_s: float) -> BenchRow:
+    """Measure one experiment in one process; `processes_s`: what a round of it takes in processes."""
+    ours_s, cpu_s, kept = _pace("sim", ROUNDS, SETTLED, experiment, in_process=True)
+    return BenchRow(
+        name=f"rounds {experiment} in one process",
+        ours_s=ours_s,
+        peer="processes",
+        peer_s=processes_s,
+        ratio=processes_s / ours_s,
+        note=f"{1 / ours_s:.0f} rounds/s, {1e3 * cpu_s:.2f} ms of CPU a round, {kept} of {ROUNDS} kept, virtual time, "
+        f"journal, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}",
+    )
+
+
 Beside = Callable[[Path], AbstractContextManager[object]]
 """A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
 
@@ -82,21 +97,36 @@ def round_s(
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
+    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, beside, False, **probing)
+    return wall_s, kept
+
+
+def _pace(
+    lab: str,
+    rounds: int,
+    settled: int,
+    experiment: str,
+    wall: bool = False,
+    beside: Beside = lambda _: nullcontext(),
+    in_process: bool = False,
+    **probing: float,
+) -> tuple[float, float, int]:
+    """Return (seconds of a round, seconds of this process's CPU of it, rounds kept), as `round_s` does."""
     from testbed.coordinator.server import Progress
-    from testbed.lab import processes
+    from testbed.lab import one_process, processes
 
     plan = config.load_experiment(experiment)
     # one block after the last round, because the time of distilling must not count
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
     changed = msgspec.structs.replace(plan.probing, **probing)
     plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
-    marks: list[tuple[int, float]] = []
+    marks: list[tuple[int, float, float]] = []
 
     def progress(p: Progress) -> None:
         if p.round >= settled:
-            marks.append((p.round, time.perf_counter()))
+            marks.append((p.round, time.perf_counter(), time.process_time()))
 
-    def begun(server: Coordinator, crew: Crew) -> None:
+    def begun(server: Coordinator, crew: Crew | None) -> None:
         stack.enter_context(beside(server.folder))
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -105,14 +135,16 @@ def round_s(
         state = os.environ.get("TESTBED_STATE")
         os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
         try:
-            outcome = processes.run(plan, config.load_lab(lab), lab, Path(folder) / "run", progress, begun)
+            drive = one_process.run if in_process else processes.run
+            outcome = drive(plan, config.load_lab(lab), lab, Path(folder) / "run", progress, begun)
         finally:
             if state is None:
                 del os.environ["TESTBED_STATE"]
             else:
                 os.environ["TESTBED_STATE"] = state
-    (first, began_s), last = marks[0], next(mark for mark in marks if mark[0] == rounds)
-    return (last[1] - began_s) / (last[0] - first), int(outcome.summary["pairs_kept"])
+    first, last = marks[0], next(mark for mark in marks if mark[0] == rounds)
+    wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
+    return wall_s, cpu_s, int(outcome.summary["pairs_kept"])
 
 
 def _in_real_time(lab: str, folder: Path) -> Path:

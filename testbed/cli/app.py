@@ -33,6 +33,11 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Write a lo
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results, failures and reasons only.")]
 
 
+InProcessOption = Annotated[
+    bool, typer.Option("--in-process", help="Start no daemons: the same run in one process, in virtual time only.")
+]
+
+
 SupervisedOption = Annotated[
     bool, typer.Option("--supervised", hidden=True, help="Exit when standard input closes (set by `testbed run`).")
 ]

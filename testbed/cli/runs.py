@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from testbed import config
-from testbed.cli.app import JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
+from testbed.cli.app import InProcessOption, JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
 from testbed.cli.terminal import ProgressBar, aside, conclude, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
@@ -69,6 +69,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
     live: Annotated[bool, typer.Option("--live", help="Serve a live page of the run on this machine.")] = False,
     metrics: MetricsOption = None,
+    in_process: InProcessOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -83,7 +84,7 @@ def run(
     from testbed.live.beside import Beside
     from testbed.live.metrics import check as check_metrics
 
-    def begun(server: Coordinator, crew: Crew) -> None:
+    def begun(server: Coordinator, crew: Crew | None) -> None:
         stop_on_signals(server, crew)
         page.ask = lambda kind: page_asked(server, kind)
         serve_metrics(stack, metrics, server)
@@ -96,8 +97,8 @@ def run(
         check_metrics()
     with contextlib.ExitStack() as stack, Beside(say) as page, ProgressBar(quiet) as bar:
         outcome = running.run(
-            experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, progress=bar.update,
-            on_coordinator=begun,
+            experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, in_process=in_process,
+            progress=bar.update, on_coordinator=begun,
         )  # fmt: skip
     conclude(outcome, as_json, quiet)
 

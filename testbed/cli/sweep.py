@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from testbed.cli.app import JsonOption, QuietOption, VerboseOption, app
+from testbed.cli.app import InProcessOption, JsonOption, QuietOption, VerboseOption, app
 from testbed.cli.runs import stop_on_signals
 from testbed.cli.terminal import aside, print_json, say
 from testbed.core import logs
@@ -23,6 +23,7 @@ def sweep(
         Optional[str],  # noqa: UP045
         typer.Option(help="Dask scheduler on whose workers the runs are done.", metavar="ADDRESS"),
     ] = None,
+    in_process: InProcessOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -40,7 +41,7 @@ def sweep(
     folder = out or Path("sweeps") / grid.stem
     tell = aside(quiet)
     try:
-        swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals)
+        swept = sweeping.run(grid, folder, resume, scheduler, tell, stop_on_signals, in_process)
     except sweeping.Stopped as exc:
         say(f"testbed: {grid}: {exc}")
         raise typer.Exit(130) from exc

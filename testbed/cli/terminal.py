@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def aside(quiet: bool) -> Callable[[str], None]:
-    """Return the function for what is no result and no failure: `say`, or nothing where a command shall be quiet."""
+    """Return the function for messages that are neither results nor failures: `say`, or one that prints nothing."""
     return (lambda _: None) if quiet else say
 
 

@@ -73,7 +73,7 @@ class StopAsked:
 
 @dataclass(frozen=True, slots=True)
 class PauseAsked:
-    """A person asked that no round is begun until further notice, or that the run goes on."""
+    """A person asked to pause the run, so that no round is begun, or to let it go on."""
 
     paused: bool
 

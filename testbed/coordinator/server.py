@@ -31,6 +31,7 @@ from testbed.core.machine import handler_of
 from testbed.core.types import AntennaFrame, SoundingFrame
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.net.switchboard import Switchboard
 from testbed.records import documents, files, reader
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
@@ -91,10 +92,10 @@ class Coordinator:
 
     def __init__(
         self, lab: Lab, experiment: Experiment, folder: Path, identity: Identity | None, clock: Clock | None = None,
-        *, origin: Origin | None = None, dead: RecordedRun | None = None,
+        *, origin: Origin | None = None, dead: RecordedRun | None = None, shared: Switchboard | None = None,
     ) -> None:  # fmt: skip
         """`origin`: how the run is started, recorded so that it can be resumed; `dead`: the record of the run that is
-        resumed."""
+        resumed; `shared`: carries the messages if all nodes share this process."""
         self._clock = clock if clock is not None else WallClock()
         self.lab, self.experiment, self.folder = lab, experiment, folder
         self._origin, self._dead = origin, dead
@@ -115,10 +116,10 @@ class Coordinator:
         self.state = CoordinatorState(
             lab, experiment, self.run_name, slots, self._frame.duration_s, _antenna_s(self._frame), self._past
         )
-        self._wire = transport.Wire(identity)
+        self._wire: transport.Wire | Switchboard = transport.Wire(identity) if shared is None else shared
         self._identity = identity
         try:
-            self._hub = transport.Hub(self._wire, lab.coordinator.host, lab.coordinator.port)
+            self._hub = self._wire.hub(lab.coordinator.host, lab.coordinator.port)
         except InputError:
             self._wire.close()
             raise
@@ -130,7 +131,9 @@ class Coordinator:
         """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
         """(node, address of Alice's discussion) → the address that this node is given for it."""
-        self.disks = Disks(folder, state_root(), self._clock)
+        self._wall: Clock = WallClock()
+        """Of full disks and the time of day; the other clock stands still if all nodes share this process."""
+        self.disks = Disks(folder, state_root(), self._wall)
         self._asked: list[e.StopAsked | e.PauseAsked] = []
         self._is_told_to_end = False
         """A person has asked for the end, in whatever way."""
@@ -148,8 +151,8 @@ class Coordinator:
         """Number of closed rounds of a train that come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
-        self._day_ahead_s = TIME_OF_DAY.now_s() - self._clock.now_s()
-        """By how much the time of day was ahead of the coordinator's clock, when last looked at."""
+        self._day_ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
+        """By how much the time of day was ahead of the wall clock, when last looked at."""
         self._reported_keys: set[str] = set()
 
     @property
@@ -176,7 +179,7 @@ class Coordinator:
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
-        """Ask, from a thread, that no round is begun until further notice, or that the run goes on."""
+        """Ask, from a thread, to pause the run, so that no round is begun, or to let it go on."""
         self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
@@ -244,7 +247,7 @@ class Coordinator:
         next_look_s = 0.0
         while self._over is None:
             now_s = self._clock.now_s()
-            if now_s >= next_look_s:
+            if now_s >= next_look_s or self._must_look():
                 next_look_s = now_s + _POLL_MS / 1000
                 self._look_around(now_s, ended)
             try:
@@ -260,6 +263,10 @@ class Coordinator:
         """Return the next message, None for one that cannot be used; raises zmq.Again where there is none."""
         return self._kept.popleft() if self._kept else self._hub.receive()
 
+    def _must_look(self) -> bool:
+        """Return whether something besides the time, which may stand still, has to be looked at."""
+        return bool(self._asked) or time.monotonic() >= self._next_check_s
+
     def _look_around(self, now_s: float, ended: Callable[[], list[e.ProcessEnded]]) -> None:
         """Handle the time, and all other events that are no messages."""
         # Read the queued messages before the time: a node whose heartbeat waits in the queue is not silent.
@@ -268,8 +275,8 @@ class Coordinator:
         self._take(e.Tick(now_s))
         for name, is_up in self._hub.link_changes():
             self._take(e.LinkChanged(name, is_up))
-        if now_s >= self._next_check_s:
-            self._next_check_s = now_s + _CHECK_S
+        if (wall_s := time.monotonic()) >= self._next_check_s:
+            self._next_check_s = wall_s + _CHECK_S
             self._look_at_handshakes()
             self._look_at_disk()
             self._look_at_time_of_day()
@@ -296,7 +303,7 @@ class Coordinator:
 
     def _look_at_time_of_day(self) -> None:
         """Record it where the time of day was set, or the machine slept: all times of the record follow it."""
-        ahead_s = TIME_OF_DAY.now_s() - self._clock.now_s()
+        ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
         if abs(by_s := ahead_s - self._day_ahead_s) >= STEP_S:
             self._note(e.Note("clock_stepped", {"by_s": round(by_s, 3)}))
             self._day_ahead_s = ahead_s
@@ -337,19 +344,18 @@ class Coordinator:
 
     def _answer_nodes(self, for_s: float) -> None:
         """Read messages for so long, without acting on them."""
-        until_s = self._clock.now_s() + for_s
-        while self._clock.now_s() < until_s:
-            if len(self._kept) >= _MOST_KEPT:
+        until_s = self._wall.now_s() + for_s
+        while self._wall.now_s() < until_s:
+            try:
+                received = self._hub.receive() if len(self._kept) < _MOST_KEPT else None
+            except zmq.Again:
+                received = None
+            if received is None:
                 time.sleep(_POLL_MS / 1000)
                 continue
-            try:
-                received = self._hub.receive()
-            except zmq.Again:
-                self._hub.socket.poll(_POLL_MS)
-                continue
-            if received is not None and isinstance(received[2], m.Heartbeat):
+            if isinstance(received[2], m.Heartbeat):
                 self._hub.send(received[0], m.Pulse(), to_pulse=True)
-            elif received is not None and not isinstance(received[2], m.Here):
+            elif not isinstance(received[2], m.Here):
                 self._kept.append(received)
 
     def _waiting_messages(self) -> Iterator[Any]:
@@ -444,7 +450,7 @@ class Coordinator:
     def _note(self, x: e.Note) -> None:
         assert self._recorder is not None
         if x.kind == "ready":
-            self._began_s = self._clock.now_s()
+            self._began_s = time.monotonic()
         if not self._recorder.note(x):
             return
         words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
@@ -476,7 +482,7 @@ class Coordinator:
 
     def _show_progress(self, message: str | None = None) -> None:
         st = self.state
-        elapsed_s = self._clock.now_s() - self._began_s if self._began_s else 0.0
+        elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
         before = 0 if self._past is None else self._past.next_round
         probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
         rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0

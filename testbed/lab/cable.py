@@ -6,9 +6,10 @@ responses. Its solution is not unique: a constant can be moved from all T to all
 difference can be divided between them in several ways. The solution of least norm is used. Reciprocity needs T_i/R_i
 only up to a common factor, and these ratios are the same for all solutions.
 
-Two radios with several antennas need T/R of each antenna, and need no equal cables for it: element (j, i) of what one
-measured of the other, divided by element (i, j) of the opposite direction, is (T_i/R_i) / (T_j/R_j) whatever is between
-the antennas, if it is the same in both directions. Over all pairs of antennas that is a matrix of rank 1 (as in Argos).
+For two radios with several antennas, T/R of each antenna is found, and the cables need not be equal. Element (j, i) of
+the channel that one radio measured, divided by element (i, j) of the opposite direction, is (T_i/R_i) / (T_j/R_j) for
+any channel between the antennas that is the same in both directions. Over all pairs of antennas these quotients are a
+matrix of rank 1 (as in Argos, Shepard et al. 2012).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from testbed.core.types import C64, F64
 
 _LAGS = 12
-"""Longest response of an antenna's own chain that is looked for, in half samples of the measured band."""
+"""Longest response of an antenna's own chains that the estimate allows for, in half samples of the measured band."""
 _RIDGE = 1e-3
 Pair = tuple[str, str]
 """(tx, rx)."""
@@ -84,8 +85,9 @@ def straightened(h: C64, subcarrier_hz: F64) -> F64:
 def of_antennas(there: Sequence[C64], back: Sequence[C64], subcarrier_hz: F64) -> tuple[C64, C64]:
     """Return (antenna, subcarrier) T/R of two radios' antennas, up to one common factor of both at each frequency.
 
-    `there`: what the second radio measured of the first, (antenna, first's antenna, subcarrier) each; `back`: what the
-    first measured of the second in turn. Phases have no common mean and slope: delay and oscillators are left out.
+    `there`: the second radio's measurements of the first, each (second's antenna, first's antenna, subcarrier); `back`:
+    the first radio's measurements of the second, in the same order. The mean and the slope of the phases over frequency
+    are removed, because they are due to delay and oscillators.
     """
     seen = []
     for x, y in zip(there, back, strict=True):
@@ -93,7 +95,7 @@ def of_antennas(there: Sequence[C64], back: Sequence[C64], subcarrier_hz: F64) -
         q = pair[0] * pair[1].conj()  # (first's antenna, second's antenna, subcarrier): the phases of the ratio
         bent = straightened(q[0, 0], subcarrier_hz)
         seen.append((q * np.exp(1j * (bent - np.angle(q[0, 0]))), *(np.abs(part) ** 2 for part in pair)))
-    # noise is in both directions, and where one of them fades, it is all that a quotient of single values shows
+    # sums are divided, because where one direction fades, a quotient of single values would be noise only
     cross, power, power_back = (np.sum([one[k] for one in seen], axis=0) for k in range(3))
     ratio = np.sqrt(power / power_back) * np.exp(1j * np.angle(cross))
     q = smoothed(ratio, np.abs(cross), subcarrier_hz).transpose(2, 0, 1)
@@ -101,25 +103,27 @@ def of_antennas(there: Sequence[C64], back: Sequence[C64], subcarrier_hz: F64) -
     n_first, n_second = q.shape[1:]
     level = np.sqrt(s[:, 0] / np.sqrt(n_first * n_second))[:, None]
     first, second_inverse = u[:, :, 0] * np.sqrt(n_first) * level, vh[:, 0, :] * np.sqrt(n_second) * level
-    half = np.exp(1j * (np.angle(q[:, 0, 0]) / 2 - np.angle(first[:, 0])))[:, None]  # the same phase on either side
+    half = np.exp(1j * (np.angle(q[:, 0, 0]) / 2 - np.angle(first[:, 0])))[
+        :, None
+    ]  # divides the common phase equally between both radios
     first, second = first * half, half / second_inverse
     return first.T.astype(np.complex64), second.T.astype(np.complex64)
 
 
 def smoothed(h: NDArray[np.complex128], weight: F64, subcarrier_hz: F64) -> NDArray[np.complex128]:
-    """Return (…, subcarrier) without what a chain of short response cannot have: noise at long delays.
+    """Return (…, subcarrier) with only the short delays of h, because a chain has none but these; the rest is noise.
 
-    `weight`: how much is known of each value. Delays up to `_LAGS` are kept on either side.
+    `weight`: the weight of each value. Delays from −`_LAGS` to `_LAGS` are kept.
     """
     n_lags = min(_LAGS, (subcarrier_hz.size - 1) // 4)
     spacing_hz = np.ptp(subcarrier_hz) / (subcarrier_hz.size - 1)
-    # half a sample apart: waves that all have the band's length as a period would end where they began
+    # delays are half a sample apart: with whole samples all waves, and so the sum, would be equal at both band edges
     lags_s = np.arange(-n_lags, n_lags + 1) / (2 * (np.ptp(subcarrier_hz) + spacing_hz))
     waves = np.exp(2j * np.pi * np.outer(subcarrier_hz, lags_s))
     out = np.empty_like(h)
     for where in np.ndindex(h.shape[:-1]):
         w = np.sqrt(weight[where] / weight[where].mean())
-        # a little of the identity: at the edges of the band, distant lags are alike
+        # a small ridge, because within the band the waves of these delays are nearly dependent
         least = np.concatenate([waves * w[:, None], _RIDGE * np.eye(lags_s.size)])
         wanted = np.concatenate([h[where] * w, np.zeros(lags_s.size)])
         out[where] = waves @ np.linalg.lstsq(least, wanted, rcond=None)[0]

@@ -528,7 +528,7 @@ def _antennas(
 ) -> None:
     """Store T/R of each antenna of Alice and Bob, and report its effect, with frames that were not used for it.
 
-    What is between the antennas only has to be the same both ways: cables of any length, or the air.
+    The channel between the antennas may be cables of any length, or the air; it has to be the same in both directions.
     """
     roles = {lab.node[n].role: n for n in radios}
     names = [roles[r] for r in ("alice", "bob") if r in roles]
@@ -538,7 +538,7 @@ def _antennas(
     first, second = names
     pairs: list[tuple[C64, C64]] = []
     lost: Counter[str] = Counter()
-    with notes.guard("radios", "cable", "several antennas take radios that time their samples"):
+    with notes.guard("radios", "cable", "radios with several antennas must time their samples"):
         for _ in range(links.repeats):
             there, back = (links.sound_antennas(pair) for pair in ((first, second), (second, first)))
             if there.found is not None and back.found is not None:
@@ -563,7 +563,9 @@ def _antennas(
             ratio_db=db.tolist(), ratio_rad=rad.tolist(),
         )  # fmt: skip
         chains.write(processes.node_state_dir(lab, name), response)
-        spread = f"sent against received, {len(ratio)} antennas differ by {np.std(db):.2f} dB (std)"
+        spread = (
+            f"the ratio of transmit to receive response of {len(ratio)} antennas varies by {np.std(db):.2f} dB (std)"
+        )
         notes.ok(name, "cable", f"{spread}; stored for {device.serial or 'a device without serial number'}")
     at_second, at_first = (np.sqrt(np.mean([np.abs(one[k]) ** 2 for one in rest], axis=0)) for k in (0, 1))
     before_db = cables.apart_db(at_second, at_first.transpose(1, 0, 2))

@@ -165,14 +165,14 @@ class Bench:
         return _in_time(lambda: self._sound_timed(tx, rx))
 
     def sound_antennas(self, tx: str, rx: str, error_s: float = 0.0) -> Sounding:
-        """As `sound`, with every antenna of the transmitter in turn, which takes radios that time their samples.
+        """Sound every antenna of the transmitter in turn; otherwise as `sound`. Both radios must time their samples.
 
-        `error_s`: that of an earlier sounding. The window is short: with the second antenna's part in it, that could be
-        taken for the first one's.
+        `error_s`: the timing error of an earlier sounding. The window is short, because a part of the second antenna's
+        frame in it could be taken for the first antenna's.
         """
         sender = self._radios[tx]
         if not (sender.capabilities.timed and self._radios[rx].capabilities.timed):
-            raise DeviceError(tx, "sound", sender.state, "several antennas, and samples that cannot be timed")
+            raise DeviceError(tx, "sound", sender.state, "several antennas, but the samples cannot be timed")
         frame = AntennaFrame.of(self.frame, sender.capabilities.n_antennas)
         spare_s = (frame.stride - self.frame.samples.size) / 2 / self.frame.sample_rate_hz
         sounding = _in_time(lambda: self._sound_timed(tx, rx, frame.samples, spare_s, error_s))

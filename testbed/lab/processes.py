@@ -26,6 +26,7 @@ from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
+from testbed.core.threads import ONE_THREAD
 from testbed.core.world import DriverContext
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault
@@ -239,8 +240,7 @@ class Crew:
         # Every daemon computes in a single thread; BLAS threads would only compete for the cores.
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+            **ONE_THREAD,
             "TESTBED_STATE": str(state_root()),
         }
         with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:
@@ -348,7 +348,15 @@ def open_device(lab: Lab, name: str, crew: Crew, air: str | None) -> Radio | Boa
     return devices.open_device(lab, name, context)
 
 
-def _collect_iq(lab: Lab, run_name: str, folder: Path) -> None:
+def prepare_pools(experiment: Experiment, lab: Lab, lab_name: str) -> None:
+    """Have the ends' pools of one-time authentication ready where a run draws on them; raises InputError."""
+    if lab.wegman_carter and not is_rehearsal(lab, experiment):
+        from testbed.lab import pools
+
+        pools.prepare(lab, lab_name)
+
+
+def collect_iq(lab: Lab, run_name: str, folder: Path) -> None:
     """Move what local nodes recorded into the run's folder; remote nodes keep theirs."""
     for name, place in lab.node.items():
         source = node_state_dir(lab, name) / "iq" / run_name
@@ -376,15 +384,13 @@ def run(
     """
     from testbed.coordinator.events import ProcessEnded
     from testbed.coordinator.server import Coordinator
-    from testbed.lab import pools
 
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
     if lab.curve:
         make_keys(lab, ["coordinator", *local_names(lab)])
-    if lab.wegman_carter and not is_rehearsal(lab, experiment):
-        pools.prepare(lab, lab_name)
+    prepare_pools(experiment, lab, lab_name)
     faults: list[Fault] = []
     if experiment.faults is not None:
         victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)
@@ -427,7 +433,7 @@ def run(
                 out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 
-        return coordinator.run(world, ended, progress, lambda: _collect_iq(lab, coordinator.run_name, folder))
+        return coordinator.run(world, ended, progress, lambda: collect_iq(lab, coordinator.run_name, folder))
 
 
 def _rehearse(

@@ -13,7 +13,7 @@ import msgspec
 from testbed import config
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-from testbed.lab import fault_plan, processes
+from testbed.lab import fault_plan, one_process, processes
 from testbed.nodes import floors
 
 if TYPE_CHECKING:
@@ -135,17 +135,20 @@ def run(
     seed: int | None = None,
     out: str | Path = "runs",
     resume: str | Path | None = None,
+    in_process: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
     on_folder: Callable[[Path], None] = lambda _: None,
-    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+    on_coordinator: Callable[[Coordinator, Crew | None], None] = lambda *_: None,
 ) -> Outcome:
     """Run an experiment on a lab, both by path or bundled name, and return its outcome: folder, summary, status.
 
     Starts the lab's local daemons, drives all rounds, distils keys and writes the run's folder under `out`; `rounds`
     and `seed` replace the file's; the lab is `sim` where none is given. `resume`: the folder of a run whose process
-    died; it is continued with its next round, with experiment and lab of its record. `progress` is called with the
-    progress, `on_folder` with the folder before anything starts, `on_coordinator` with the coordinator once everything
-    has started.
+    died; it is continued with its next round, with experiment and lab of its record. `in_process`: no daemon is
+    started; coordinator, nodes and air take turns in this process, which needs a lab that is simulated in virtual time;
+    the results of a seed are the same. `progress` is called with the progress, `on_folder` with the folder before
+    anything starts, `on_coordinator` with the coordinator and the daemons (None if there are none) once everything has
+    started.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 
@@ -165,9 +168,13 @@ def run(
     config.check_run(plan, experiment, place)
     check_world(plan, place, lab)
     config.check_drivers(place, lab)
+    if in_process:
+        one_process.check(plan, place, lab)
     processes.make_lab_folder(place)
     if folder is None:
         folder, origin = processes.new_run_folder(Path(out), Path(experiment).stem), origin_of("run", experiment, lab)
     with processes.unless_empty(folder):
         on_folder(folder)
+        if in_process:
+            return one_process.run(plan, place, lab, folder, progress, on_coordinator, origin, dead)
         return processes.run(plan, place, lab, folder, progress, on_coordinator, origin, dead)

@@ -29,7 +29,7 @@ from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import write_whole
 from testbed.core.words import duration
-from testbed.lab import cluster, processes
+from testbed.lab import cluster, one_process, processes
 from testbed.lab import grid as grids
 from testbed.lab.grid import Grid, Job
 from testbed.records import files
@@ -66,18 +66,22 @@ def run(
     resume: bool = False,
     scheduler: str | None = None,
     say: Say = lambda _: None,
-    on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
+    on_coordinator: Callable[[Coordinator, Crew | None], None] = lambda *_: None,
+    in_process: bool = False,
 ) -> Swept:
     """Run every job of a grid that is not finished yet, and write the table and the page.
 
     `resume`: continue the sweep in `out`; without it, a folder that contains a sweep is refused. `scheduler`: address
-    of a Dask scheduler whose workers run the jobs; otherwise they are run in this process, one after another. `say` is
-    called with a line for each job, which states the remaining time.
+    of a Dask scheduler whose workers run the jobs; otherwise they are run in this process, one after another.
+    `in_process`: a run has one process (`one_process`), so that no daemons are started. `say` is called with a line for
+    each job, which states the remaining time.
 
     Raises InputError, before the first job, for everything that can be checked then; Stopped where the user stops a
     run.
     """
     grid = grids.load(path)
+    if in_process:
+        _check_in_process(grid)
     client = None if scheduler is None else cluster.connect(scheduler)
     try:
         _prepare(out, resume)
@@ -87,7 +91,11 @@ def run(
             todo = [job for job in grid.jobs if job.digest not in done]
             if len(todo) < len(grid.jobs):
                 say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} runs are finished already")
-            doing = _here(grid, todo, out, on_coordinator) if client is None else _there(client, grid, todo)
+            doing = (
+                _here(grid, todo, out, on_coordinator, in_process)
+                if client is None
+                else _there(client, grid, todo, in_process)
+            )
             _collect(grid, todo, doing, out / JOURNAL, done, say)
         finally:
             lock.release(remove=True)
@@ -97,6 +105,19 @@ def run(
     rows = [done[job.digest] | _about(job) for job in grid.jobs if job.digest in done]
     table = _write_table(rows, grid, out)
     return Swept(rows, table, sum(row["status"] == "failed" for row in rows), grid)
+
+
+def _check_in_process(grid: Grid) -> None:
+    if grid.source is not None:
+        raise InputError(f"{grid.path}: in process: a replay starts no daemons; accepted: a grid of experiments")
+    for job in grid.jobs:
+        one_process.check(*_point(grid, job), f"{grid.path}: {grids.told(job.values)}")
+
+
+def _point(grid: Grid, job: Job) -> tuple[Experiment, Lab]:
+    """Return the experiment and the lab of a job."""
+    plan = config.convert(job.plan, Experiment, str(grid.path))
+    return plan, config.load_lab(grid.lab) if job.lab is None else config.convert(job.lab, Lab, str(grid.path))
 
 
 def _prepare(out: Path, resume: bool) -> None:
@@ -135,8 +156,9 @@ def _result(job: Job, row: Row) -> str:
 
 
 def _here(
-    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew], None]
-) -> Iterator[tuple[Job, Row]]:
+    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None],
+    in_process: bool,
+) -> Iterator[tuple[Job, Row]]:  # fmt: skip
     """Run jobs from this process, one after another."""
     for job in todo:
         began_s = time.monotonic()
@@ -144,7 +166,7 @@ def _here(
             if grid.source is not None:
                 row = _row("finished", "", _replayed(grid, job))
             else:
-                row = _run(grid, job, out, on_coordinator)
+                row = _run(grid, job, out, on_coordinator, in_process)
         except Stopped:
             raise
         except TestbedError as exc:  # this job fails; the sweep goes on with the others
@@ -162,13 +184,12 @@ def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
     return replaying.replay(grid.source, chain, grid.file.cut, seed=job.seed, map_file=grid.map_file)
 
 
-def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew], None]) -> Row:
-    plan = config.convert(job.plan, Experiment, str(grid.path))
+def _run(
+    grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None], in_process: bool
+) -> Row:
+    plan, place = _point(grid, job)
     lab_name = grid.lab
-    if job.lab is None:
-        place = config.load_lab(grid.lab)
-    else:  # daemons read the lab by themselves, so it has to be a file
-        place = config.convert(job.lab, Lab, str(grid.path))
+    if job.lab is not None:  # daemons read the lab by themselves, so it has to be a file
         (out / "labs").mkdir(exist_ok=True)
         path = (out / "labs" / f"point-{job.point:04d}.toml").absolute()
         _write_toml(job.lab, path)
@@ -176,13 +197,16 @@ def _run(grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator,
     processes.make_lab_folder(place)
     folder = processes.new_run_folder(out / "runs", f"point-{job.point:04d}-seed-{job.seed}")
     with processes.unless_empty(folder):
-        outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+        if in_process:
+            outcome = one_process.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+        else:
+            outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
     if outcome.status == "stopped":
         raise Stopped("stopped; finished runs are kept, and --resume continues the sweep")
     return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))
 
 
-def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, Row]]:
+def _there(client: Any, grid: Grid, todo: Sequence[Job], in_process: bool) -> Iterator[tuple[Job, Row]]:
     """Run jobs on a cluster's workers; yields them in the order in which they end."""
     from distributed import as_completed
 
@@ -198,6 +222,7 @@ def _there(client: Any, grid: Grid, todo: Sequence[Job]) -> Iterator[tuple[Job, 
         "source": None if grid.source is None else str(grid.source.absolute()),
         "map": None if grid.map_file is None else str(grid.map_file.absolute()),
         "cut": grid.file.cut,
+        "in_process": in_process,
     }
     futures = {client.submit(on_worker, job, common, pure=False): job for job in todo}
     for future in as_completed(futures):
@@ -217,6 +242,7 @@ def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
         if common["source"] is None:
             _write_toml(job.lab or common["lab"], folder / "lab.toml")
             arguments = ["run", "plan.toml", "--lab", "lab.toml", "--quiet"]
+            arguments += ["--in-process"] if common.get("in_process") else []
         else:
             arguments = ["replay", common["source"], "--chain", "plan.toml", "--seed", str(job.seed), "--quiet"]
             arguments += [] if common["map"] is None else ["--map", common["map"]]

@@ -16,7 +16,7 @@ from typing import Self
 from testbed.core.errors import InputError
 
 ASKS = ("pause", "unpause", "stop", "halt")
-"""What a page may ask of its run."""
+"""The requests of a page to its run."""
 _END_S = 5.0
 _NICE = 5
 """Lower priority of the page's process, so that the run has precedence on a shared processor."""

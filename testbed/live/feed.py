@@ -299,7 +299,7 @@ class Feed:
     def eves(self) -> list[dict[str, Any]]:
         """Return the key bits that each considered Eve would leave, over all blocks, ascending.
 
-        A block without her counts with what the least able one left, as in the summary.
+        For a block for which she had no data, the bits that the least able Eve leaves are added, as in the summary.
         """
         rows: dict[str, dict[str, Any]] = {}
         blocks = [(self._of(block["key"], "alice") or {}).get("eves") or [] for block in self.blocks.values()]

@@ -33,7 +33,7 @@ def line(told: dict[str, Any]) -> str:
 
 
 def figures(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a run as plain data: what `line` says, and the offsets and nodes beside it."""
+    """Return the state of a run as plain data: the contents of `line`, and also offsets and nodes."""
     last = latest(told)
     same = ("state", "paused", "title", "round", "rounds", "planned", "rounds_per_s", "kept", "rejected", "key_bits")
     out = {key: told[key] for key in same}
@@ -94,7 +94,7 @@ def _figure(value: float | None, form: str) -> str:
 def watch(folder: Path, tell: Callable[[dict[str, Any]], None], drawn: bool, end_only: bool = False) -> None:
     """Follow a run until it is over: `drawn` as a table on a terminal, else by `tell` every few seconds and at the end.
 
-    `end_only`: only then.
+    `end_only`: `tell` is called only at the end.
     """
     feed = Feed(folder)
     if not drawn:

@@ -109,6 +109,24 @@ class Wire:
         secure(socket, self.identity, server)
         return socket
 
+    def hub(self, host: str, port: int) -> Hub:
+        return Hub(self, host, port)
+
+    def link(self, endpoint: str, name: str, incarnation: str) -> Link:
+        return Link(self, endpoint, name, incarnation)
+
+    def discussion_host(self, host: str, port: int, bob: str) -> DiscussionHost:
+        return DiscussionHost(self, host, port, bob)
+
+    def discussion_guest(self, endpoint: str, alice: str) -> DiscussionGuest:
+        return DiscussionGuest(self, endpoint, alice)
+
+    def eavesdropper(self, endpoint: str, alice: str) -> Eavesdropper:
+        return Eavesdropper(self, endpoint, alice)
+
+    def poller(self) -> Any:
+        return zmq.Poller()
+
     def sender_of(self, frame: Any) -> str | None:
         """Return the authenticated name behind a received frame; None where links are not authenticated."""
         return None if self.identity is None else self._names.get(frame.get("User-Id"), "?")

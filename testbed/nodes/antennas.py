@@ -27,7 +27,7 @@ class Antennas:
         self, role: str, antennas: Mapping[str, int], plan: BeamPlan, frame: SoundingFrame, seed: int,
         level: Callable[[IqBlock], IqBlock] | None = None,
     ) -> None:  # fmt: skip
-        """`level` takes the radio's own chains out of what several antennas received (`chains.Leveller`)."""
+        """`level` corrects what several antennas received for the radio's own chains (`chains.Leveller`)."""
         self._role, self._n = role, antennas.get(role, 1)
         self._level = level
         self._frame = frame

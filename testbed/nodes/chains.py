@@ -95,10 +95,11 @@ def find(
 
 
 class Leveller:
-    """Multiplies what several antennas received by their T/R, so that beams of the two ends are reciprocal, too.
+    """Multiplies what each of several antennas received by its T/R, so that a link through beams is reciprocal, too.
 
-    A beam's weights apply to the antennas' own signals, before any estimate: its transmit direction is through the T's,
-    its receive direction through the R's, and equal weights make equal beams only where these are alike.
+    A beam's weights are applied to the antennas' signals, before the channel is estimated. When sending, the signals
+    pass the chains T, when receiving, the chains R; equal weights give equal beams only if T/R is the same at all
+    antennas.
     """
 
     def __init__(self, response: ChainResponse) -> None:

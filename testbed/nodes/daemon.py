@@ -36,9 +36,10 @@ from testbed.core.whole import write_whole
 from testbed.core.world import DriverContext
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.net.switchboard import Discussion, Switchboard
 from testbed.nodes import calibration, known
 from testbed.nodes import events as e
-from testbed.nodes.device_thread import DeviceThread
+from testbed.nodes.device_thread import DeviceThread, DeviceTurns
 from testbed.nodes.operations import BoardWork, Capture, RadioWork, life_of
 from testbed.nodes.pool_file import PoolFile
 from testbed.nodes.state import NodeState
@@ -95,8 +96,10 @@ class NodeDaemon:
     """One node: `name` in the lab file, one device, one role."""
 
     def __init__(
-        self, lab: Lab, name: str, coordinator: str, world: str | None, identity: Identity | None, state_dir: Path
-    ) -> None:
+        self, lab: Lab, name: str, coordinator: str, world: str | None, identity: Identity | None, state_dir: Path,
+        shared: Switchboard | None = None,
+    ) -> None:  # fmt: skip
+        """`shared`: carries the messages where this node shares its process with all others (`nodes.in_turn`)."""
         self.name = name
         logs.about(node=name)
         self.place: NodePlace = lab.node[name]
@@ -106,7 +109,9 @@ class NodeDaemon:
         with_pool = lab.wegman_carter and self.role in ("alice", "bob")
         self._pool_file = PoolFile(state_dir) if with_pool else None
         self.state = NodeState(
-            self.role, secrets.randbits(256), self.place.floors, identity is not None, lab.wegman_carter,
+            self.role, secrets.randbits(256), self.place.floors,
+            identity is not None if shared is None else lab.curve,  # nobody can come between those of one process
+            lab.wegman_carter,
             self._pool_file.read() if self._pool_file is not None else None,
         )  # fmt: skip
         self._machine = handler_of(self.state)
@@ -120,7 +125,8 @@ class NodeDaemon:
         self._welcomed_by = ""
         """Incarnation of the coordinator whose run this node is part of."""
         self._waits_for = f"the coordinator at {coordinator}"
-        self._began_s = time.monotonic()
+        self._now_s: Callable[[], float] = time.monotonic if shared is None else shared.turns.now_s
+        self._began_s = self._now_s()
         self._lost_after_s = lab.coordinator.join_timeout_s
         self._next_word_s = 0.0
         self._key_trouble = ""
@@ -135,22 +141,25 @@ class NodeDaemon:
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
         )
         self._device = open_device(lab, name, context)
-        self._wire = transport.Wire(identity)
-        self._link = transport.Link(self._wire, coordinator, name, self.incarnation)
-        self._pulse = _Pulse(self, self._wire, coordinator, lab.coordinator.heartbeat_s)
+        self._wire: transport.Wire | Switchboard = transport.Wire(identity) if shared is None else shared
+        self._link = self._wire.link(coordinator, name, self.incarnation)
+        self._pulse = (
+            _Pulse(self, self._wire, coordinator, lab.coordinator.heartbeat_s)
+            if isinstance(self._wire, transport.Wire)
+            else None
+        )
         self._work: RadioWork | BoardWork = (
             RadioWork(self._device, self.place, state_dir, self._link.send)
             if isinstance(self._device, Radio)
             else BoardWork(self._device, name, life_of(self.incarnation))
         )
-        self._host: transport.DiscussionHost | None = None
-        self._guest: transport.DiscussionGuest | None = None
+        self._host: transport.DiscussionHost | Discussion | None = None
+        self._guest: transport.DiscussionGuest | Discussion | None = None
         self._discussion = ""
         """Endpoint of Bob's link to Alice."""
-        self._poller = zmq.Poller()
+        self._poller: Any = self._wire.poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
-        self._thread = DeviceThread()
-        self._poller.register(self._thread.done, zmq.POLLIN)
+        self._thread = self._device_thread()
         self._captured_life = 0
         """Number of times this node was welcomed to a run: captures of before the latest welcome are discarded."""
         self._public: dict[Any, Any] = {}
@@ -158,8 +167,13 @@ class NodeDaemon:
         if self.role == "alice":
             bob = lab.by_role("bob")
             assert bob is not None
-            self._host = transport.DiscussionHost(self._wire, self.place.host, self.place.port, bob)
+            self._host = self._wire.discussion_host(self.place.host, self.place.port, bob)
             self._listen(self._host)
+
+    def _device_thread(self) -> DeviceThread | DeviceTurns:
+        thread = DeviceThread()
+        self._poller.register(thread.done, zmq.POLLIN)
+        return thread
 
     def _listen(self, to: Any) -> None:
         """Read the public discussion from this source only, and close the previous one."""
@@ -173,27 +187,33 @@ class NodeDaemon:
 
     def run(self) -> int:
         """Serve until ordered to finish, or the coordinator is silent for too long. Returns the exit status."""
-        self._pulse.start()
+        if self._pulse is not None:
+            self._pulse.start()
         try:
             self._greet()
             while self._exit is None:
                 self._turn()
         except Exception as exc:  # of any kind: it is reported to the coordinator, and the transmitter is silenced
-            log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
-            self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
-            self._exit = e.Exit(1, str(exc) or repr(exc))
+            self._give_up(exc)
         finally:
             self._close()
+        assert self._exit is not None
         if self._exit.code and not (self.stays and self.refused):  # then its starter prints the reason, once
             log.error("%s: stopped: %s", self.name, self._exit.reason)
         return self._exit.code
 
+    def _give_up(self, exc: Exception) -> None:
+        """End this node after an error of any kind, and report it."""
+        log.error("%s: %s", self.name, exc, exc_info=not isinstance(exc, TestbedError))
+        self._link.send(m.Failed(operation="run", state=self.state.name, detail=str(exc) or repr(exc)))
+        self._exit = e.Exit(1, str(exc) or repr(exc))
+
     def _turn(self) -> None:
         """Handle the time, and the messages that arrive within `_POLL_MS`."""
         ready = dict(self._poller.poll(_POLL_MS))
-        now_s = time.monotonic()
+        now_s = self._now_s()
         self._take(e.Tick(now_s))
-        if self._thread.done.fileno() in ready:
+        if self._thread.has_over:
             self._take_captures()
         if self._link.socket in ready:
             while self._exit is None and self._link.waiting():
@@ -218,6 +238,7 @@ class NodeDaemon:
     def _look_for_coordinator(self, now_s: float) -> None:
         """End the process if the coordinator is silent for too long; a node that stays (a service) waits for its first
         run without limit."""
+        assert self._pulse is not None
         silent_s = now_s - self._pulse.last_answer_s
         if not self.welcomed and self._waits_for and now_s - self._began_s > _SAID_AFTER_S:
             self.say(f"{self.name}: waiting for {self._waits_for}")
@@ -269,8 +290,9 @@ class NodeDaemon:
                 self._device_lock.release()
 
     def _close(self) -> None:
-        self._pulse.stop()
-        self._pulse.join(timeout=2.0)
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._pulse.join(timeout=2.0)
         if isinstance(self._device, Radio):
             self._device.interrupt()
         self._thread.end(within_s=2.0)
@@ -284,7 +306,7 @@ class NodeDaemon:
         self._wire.close()
 
     def _greet(self) -> None:
-        self._next_word_s = time.monotonic() + _GREET_EVERY_S
+        self._next_word_s = self._now_s() + _GREET_EVERY_S
         surface: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         if isinstance(self._device, Board):
@@ -332,7 +354,8 @@ class NodeDaemon:
             self._captured_life += 1
             self._link.run = body.run
             self._lost_after_s = body.lost_after_s
-            self._pulse.last_answer_s = time.monotonic()
+            if self._pulse is not None:
+                self._pulse.last_answer_s = time.monotonic()
         self._take(e.Received(body))
         if isinstance(body, m.Welcome) and self.state.run == body.run:
             self.state.orders.blocks.known(body.run, self._kept_blocks())
@@ -551,10 +574,10 @@ class NodeDaemon:
             raise InputError("this node is private by its lab file: it takes part in private mode only")
         if self.role == "bob" and not (self.state.is_discussing and self._discussion == body.discussion):
             self._discussion = body.discussion
-            self._guest = transport.DiscussionGuest(self._wire, body.discussion, str(self.lab.by_role("alice")))
+            self._guest = self._wire.discussion_guest(body.discussion, str(self.lab.by_role("alice")))
             self._listen(self._guest)
         if self.role == "eve":
-            self._listen(transport.Eavesdropper(self._wire, body.transcript, str(self.lab.by_role("alice"))))
+            self._listen(self._wire.eavesdropper(body.transcript, str(self.lab.by_role("alice"))))
         return e.DeviceDone(self._work.configure(body, self.state.run, self.state.seed))
 
     def _read_clock(self, body: m.ReadClock) -> e.Event:

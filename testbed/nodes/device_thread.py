@@ -1,4 +1,4 @@
-"""The thread in which a node's device works, so that messages and estimates do not wait for a train on the air."""
+"""Where a node's device works, so that messages and estimates do not wait for a train on the air."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ class DeviceThread(threading.Thread):
 
         self._give(carry_out)
 
+    @property
+    def has_over(self) -> bool:
+        """Whether begun work is over and was not taken."""
+        return bool(self._over)
+
     def take(self) -> list[tuple[Any, Any]]:
         """Return (tag, result or exception) of all begun work that is over, oldest first, without waiting."""
         try:
@@ -73,6 +78,42 @@ class DeviceThread(threading.Thread):
             self.join(timeout=within_s)
         for end in (self._wake, self.done):
             end.close()
+
+
+class DeviceTurns:
+    """The same without a thread, for a node that shares its process: begun work is done when `work` is called."""
+
+    def __init__(self) -> None:
+        self._begun: deque[tuple[Any, Callable[[], Any]]] = deque()
+        self._over: list[tuple[Any, Any]] = []
+
+    def begin(self, tag: Any, work: Callable[[], Any]) -> None:
+        self._begun.append((tag, work))
+
+    def work(self) -> bool:
+        """Do the oldest work that was begun; False where there is none."""
+        if not self._begun:
+            return False
+        tag, work = self._begun.popleft()
+        self._over.append((tag, work()))
+        return True
+
+    @property
+    def has_over(self) -> bool:
+        return bool(self._over)
+
+    def take(self) -> list[tuple[Any, Any]]:
+        over, self._over = self._over, []
+        return over
+
+    def do(self, work: Callable[[], T]) -> T:
+        while self.work():
+            pass
+        return work()
+
+    def end(self, within_s: float) -> None:
+        """Drop what was begun."""
+        self._begun.clear()
 
 
 def _outcome(work: Callable[[], Any]) -> Any:

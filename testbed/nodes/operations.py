@@ -156,7 +156,7 @@ class RadioWork:
         tuned.estimator.estimate_many([block], tuned.frame)
 
     def _response(self, accepted: RadioSettings) -> chains.ChainResponse | None:
-        """Return what was measured of the radio's own chains, None where it shall not be used."""
+        """Return the measured response of the radio's own chains; None if the lab file does not want it to be used."""
         if not self._place.calibrated:
             return None
         return chains.find(

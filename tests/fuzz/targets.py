@@ -205,7 +205,7 @@ def coordinator(folder: Path) -> Iterator[Feed]:
         shutil.rmtree(path, ignore_errors=True)
         times = iter(range(10**9))
         clock = type("Clock", (), {"now_s": lambda _: next(times) * 0.02})()
-        with mock.patch.object(server, "transport", mock.Mock(Hub=FakeHub, Wire=mock.Mock())):
+        with mock.patch.object(server.transport, "Wire", return_value=mock.Mock(hub=FakeHub)):
             made = server.Coordinator(lab, experiment, path, None, clock)
         hub = made._hub
         hub.answer = lambda name, body: usual(made, name, body)
@@ -247,7 +247,7 @@ def world(_: Path) -> Iterator[Feed]:
     from sim_backend import server
 
     replies: list[w.Reply] = []
-    made = server._Server(lambda route, frames: replies.append(w.decode_reply(frames[0])), "virtual", 1.0)
+    made = server.Server(lambda route, frames: replies.append(w.decode_reply(frames[0])), "virtual", 1.0)
     now, route = 0.0, itertools_count()
 
     def ask(request: Any, *payload: bytes) -> w.Reply:

@@ -515,7 +515,7 @@ def test_arrays_are_measured_antenna_by_antenna(tmp_path: Path) -> None:
     assert 0.7 < before_db < 2.0
     assert after_db < 0.5 * before_db
     for name in ("alice", "bob"):
-        assert "4 antennas differ by" in the(diagnosis, name, "cable").detail
+        assert "4 antennas varies by" in the(diagnosis, name, "cable").detail
         settings, serial = diagnosis.radios[name].settings, diagnosis.radios[name].serial
         folder = processes.node_state_dir(config.load_lab(lab), name)
         kept = chains.find(folder, {"serial": serial}, settings["carrier_hz"], settings["sample_rate_hz"], n_antennas=4)

@@ -87,7 +87,7 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         browser.wait(f"state.last.rounds > {before}")
         # keys: f freezes what is shown, not the run
         browser.key("f")
-        assert browser.value("document.getElementById('freeze').textContent") == "Show on (f)"
+        assert browser.value("document.getElementById('freeze').textContent") == "Go on showing (f)"
         shown = browser.value("document.getElementById('f-round').textContent")
         browser.wait(f"state.last.rounds > parseInt('{shown}')")
         assert browser.value("document.getElementById('f-round').textContent") == shown

@@ -7,10 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import h5py
 import msgspec
 import numpy as np
 import pytest
+from measured_bytes import recorded
 
 from testbed import config
 from testbed.core.config import Lab
@@ -34,20 +34,6 @@ def run(folder: Path, name: str, rounds: int, lab: str = "sim", act: Any = None,
     return processes.run(
         plan, config.load_lab(lab), lab, folder / "run", progress, lambda *found: handles.extend(found)
     )
-
-
-def recorded(folder: Path) -> dict[str, bytes]:
-    """Return everything that was measured and distilled, by its place in the record, and the keys."""
-    out: dict[str, bytes] = {}
-    with h5py.File(folder / "run" / "rounds.h5") as f:
-        for part in ("links", "bits", "rounds"):
-            f[part].visititems(lambda k, x, part=part: out.update({f"{part}/{k}": _bytes(x)}))  # type: ignore[misc]
-    keys = sorted((folder / "state").glob("*/*/rehearsals/*/block-*.key"))
-    return out | {f"{path.parents[2].name}/{path.name}": path.read_bytes() for path in keys}
-
-
-def _bytes(item: Any) -> bytes:
-    return np.asarray(item[...]).tobytes() if isinstance(item, h5py.Dataset) else b""
 
 
 @pytest.mark.long

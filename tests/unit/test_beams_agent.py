@@ -90,7 +90,7 @@ def test_the_closed_form_stands_in_until_fred_was_heard_often_enough_and_always_
 
 
 def test_what_cannot_serve_is_refused_in_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"nowhere.pt is not there"):
+    with pytest.raises(InputError, match=r"nowhere.pt does not exist"):
         registry.make_stage("beams", "agent", {"checkpoint": "nowhere.pt"})
     with pytest.raises(InputError, match="trained for 4 antennas at both ends, these have 2 and 2"):
         made(checkpoint, monkeypatch, Learned("none"), "bob", n=2)

@@ -56,7 +56,9 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     lab = msgspec.structs.replace(
         lab, curve=False, coordinator=msgspec.structs.replace(lab.coordinator, disk_wait_s=50.0)
     )
-    made = Coordinator(lab, config.load_experiment("mobile_room"), tmp_path, None, Hasty())
+    made = Coordinator(lab, config.load_experiment("mobile_room"), tmp_path, None)
+    made._wall = Hasty()
+    made.disks = Disks(tmp_path, tmp_path, made._wall)
     yield made
     made.close()
 
@@ -123,7 +125,7 @@ def test_a_time_of_day_that_is_set_is_recorded_once_with_how_far(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = VirtualClock(100.0)
-    coordinator._clock, coordinator._day_ahead_s = clock, 4000.0
+    coordinator._wall, coordinator._day_ahead_s = clock, 4000.0
     given: list[object] = []
     monkeypatch.setattr(coordinator, "_note", given.append)
     day_s = [4100.0]

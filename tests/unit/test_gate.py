@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -244,3 +244,33 @@ def test_every_message_has_one_direction() -> None:
     both = {*m.FROM_NODES} & {*m.TO_NODES}
     assert {*m.FROM_NODES} | {*m.TO_NODES} == set(get_args(get_type_hints(m.Envelope)["body"]))
     assert not both
+
+
+class _Loose(msgspec.Struct):
+    """A message whose schema leaves much open."""
+
+    anything: Any = None
+    half: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    long: Annotated[str, msgspec.Meta(pattern=r"^[a-z]+$(?!\n)")] = "a"
+    part: Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,9}")] = "a"
+    inner: list[tuple[float, int]] = []
+    name: gate.Identifier = "a"
+    words: gate.Text = ""
+    number: gate.Finite = 0.0
+    flags: list[bool] = []
+
+
+def test_what_a_schema_leaves_open_is_looked_at_and_nothing_else() -> None:
+    assert gate.open_fields(_Loose) == ("anything", "half", "long", "part", "inner")
+    assert gate.open_fields(m.Probed) == gate.open_fields(m.Probe) == ()
+    assert gate.open_fields(m.Hello) == ("identity",)
+    read = gate.Gate[_Loose](_Loose, "loose", 1 << 24).read
+    good = _Loose(anything={"a": [1.0, "b"]}, inner=[(1.0, 2)], flags=[True])
+    assert read(msgspec.msgpack.encode(good)) == good
+    for bad in (
+        {"anything": {"a": [1.0, float("inf")]}}, {"half": float("inf")}, {"half": float("nan")},
+        {"long": "a" * (gate.MAX_TEXT + 1)}, {"part": "a" * (gate.MAX_TEXT + 1)}, {"inner": [(float("nan"), 2)]},
+        {"number": float("nan")}, {"number": float("inf")}, {"words": "a" * (1 << 17)}, {"name": "a" * 101},
+    ):  # fmt: skip
+        with pytest.raises(ProtocolError):
+            read(msgspec.msgpack.encode(bad))

@@ -440,7 +440,7 @@ def test_an_array_that_would_fill_the_memory_is_refused_before_it_is_read(tmp_pa
 
 def test_other_peoples_npz_is_not_taken_for_openris_and_its_arrays_are_listed(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", **channels())
-    with pytest.raises(InputError, match=r"m\.npz holds alice \(40, 5\) complex128, .*--map MAP\.toml"):
+    with pytest.raises(InputError, match=r"m\.npz contains alice \(40, 5\) complex128, .*--map MAP\.toml"):
         sources.load(tmp_path / "m.npz")
 
 

@@ -170,7 +170,7 @@ function ask(what) {
 }
 function freeze() {
   state.frozen = !state.frozen;
-  by("freeze").textContent = state.frozen ? "Show on (f)" : "Freeze the page (f)";
+  by("freeze").textContent = state.frozen ? "Go on showing (f)" : "Freeze the page (f)";
   by("freeze").setAttribute("aria-pressed", state.frozen);
   draw();
 }

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from testbed.core.threads import one_thread_when_loaded
 from testbed.lab import cluster
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Study:
         if self._pool is None:
             # spawned, not forked: torch's threads do not survive a fork; at most one process for each item
             self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
-        with _one_thread():  # workers are started when they get work
+        with one_thread_when_loaded():  # workers are started when they get work
             futures = [self._pool.submit(function, item) for item in todo]
         return self._gathered(futures, as_completed)
 
@@ -133,25 +133,6 @@ class Study:
                 self._pool.close()
             else:
                 self._pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit processes that are started in the block to one core each: threads of BLAS and torch would only compete.
-
-    A process that has loaded its BLAS ignores these variables, so they must be set before it starts.
-    """
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _plain(value: Any) -> Any:
