@@ -32,23 +32,18 @@ from testbed.entropy.judge import judge
 from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_length
 
 AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
-UNMEASURED_CORRELATION = 0.9
-"""Correlation of the assumed Eve where none was measured and the experiment states none: that of an Eve a little
-farther away than λ/20."""
-MEASURED_DISTANCE_WAVELENGTHS = 1.0
-"""Distance of the assumed Eve where one was measured and the experiment states none: no Eve is nearer to either end."""
+ASSUMED_CORRELATION = 0.9
+"""Correlation of the assumed Eve where the experiment states none: that of an Eve a little farther away than λ/20. It
+is the same whether an Eve was measured or not, so that a report of hers never lengthens a key."""
 
 
-def assumed_eve(accounting: Accounting, measured: bool) -> AssumedEve:
+def assumed_eve(accounting: Accounting) -> AssumedEve:
     """Return the Eve against whom a length is decided besides the measured one."""
     antennas = accounting.assumed_eve_antennas
-    if accounting.assumed_eve_correlation is not None:
-        return AssumedEve(correlation=accounting.assumed_eve_correlation, antennas=antennas)
     if accounting.assumed_eve_distance_wavelengths is not None:
         return AssumedEve(distance_wavelengths=accounting.assumed_eve_distance_wavelengths, antennas=antennas)
-    if measured:
-        return AssumedEve(distance_wavelengths=MEASURED_DISTANCE_WAVELENGTHS, antennas=antennas)
-    return AssumedEve(correlation=UNMEASURED_CORRELATION, antennas=antennas)
+    stated = accounting.assumed_eve_correlation
+    return AssumedEve(correlation=ASSUMED_CORRELATION if stated is None else stated, antennas=antennas)
 
 
 class Amplification:
@@ -97,7 +92,7 @@ class Amplification:
         )
         if (why := unfittable(facts)) is not None:
             return _no_key(block, measured, self.accounting.entropy, why)
-        assumed = assumed_eve(self.accounting, measured)
+        assumed = assumed_eve(self.accounting)
         length = key_length(facts, judgement, leaked, self.budget, self.accounting.entropy, assumed)
         return _report(block, measured, length, judgement.kept_bits)
 
@@ -252,9 +247,9 @@ def _read_pads(pool: Pool, offer: list[list[Any]], confirmed: PublicMessage, bef
 
 
 SHORT = "entropy_exhausted"
-PROBES_A_COEFFICIENT = 3
+PROBES_A_COEFFICIENT, PROBES_WITHOUT_CSI = 3, 10
 """Number of probes for each coefficient of a channel under public patterns that suffices to tell the surface's effect
-from other changes."""
+from other changes: with Alice's CSI, and with her features alone."""
 
 
 def unfittable(facts: Facts) -> str | None:
@@ -267,10 +262,11 @@ def unfittable(facts: Facts) -> str | None:
         return None
     n_states = np.unique(facts.states).size
     unknown = min(facts.patterns.shape[1] + 1, n_states)
-    if n_states > 1 and facts.rounds.size < PROBES_A_COEFFICIENT * unknown:
+    needed = unknown * (PROBES_WITHOUT_CSI if facts.csi is None else PROBES_A_COEFFICIENT)
+    if n_states > 1 and facts.rounds.size < needed:
         return (
             f"public_patterns: {facts.rounds.size} probes cannot separate a surface of {unknown} unknown coefficients "
-            f"from what moves; accepted: {PROBES_A_COEFFICIENT * unknown} probes a block, or a secret surface"
+            f"from what moves; accepted: {needed} probes a block, or a secret surface"
         )
     return None
 

@@ -200,8 +200,7 @@ class Accounting(Table):
     """Security parameter: all keys of the run together are 2^−this close to uniform for every Eve of the portfolio."""
     assumed_eve_correlation: Annotated[float, Meta(ge=0, le=1)] | None = None
     """An Eve that was not measured: correlation of one antenna's feature with Alice's. The key has the smaller of the
-    lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9 without a measured
-    Eve, else one wavelength of distance."""
+    lengths against the measured and the assumed Eve. Where neither this nor a distance is given: 0.9."""
     assumed_eve_distance_wavelengths: NonNegative | None = None
     """In place of a correlation: her least distance from either end, in scattering from all sides."""
     assumed_eve_antennas: Annotated[int, Meta(ge=1, le=64)] = 1

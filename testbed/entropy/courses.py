@@ -19,6 +19,8 @@ F32 = NDArray[np.float32]
 
 _PIECE = 48
 _PASSES = 2
+_MOST_GROUPS = 4
+"""Antennas and links with whose columns as they stand a course is begun."""
 _STARTS = 2
 """Number of anchors from which a sequence of shifts is searched."""
 _CLOSE = 0.3
@@ -49,9 +51,8 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
         zero_filled(z).astype(np.float32), np.isfinite(z),
         zero_filled(series).astype(np.float32), np.asarray(there.any(axis=2)),
     )  # fmt: skip
-    likely = []
-    if series.shape[2] >= z.shape[1]:
-        likely.append(choice.as_they_stand(choice.series[:, :, : z.shape[1]]))
+    groups = [g for g in reference.groups or (slice(0, series.shape[2]),) if g.stop - g.start == z.shape[1]]
+    likely = [choice.as_they_stand(choice.series[:, :, group]) for group in groups[:_MOST_GROUPS]]
     likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
     starts = [choice.by_pieces(), *courses(np.stack(likely))]
     course = max(starts, key=choice.agreement)
@@ -99,7 +100,7 @@ class _Choice:
         This start needs no long pieces: it suits an Eve who receives well but loses packets often.
         """
         error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
-        error = np.where(self.there[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
+        error = np.where(np.asarray(guess.any(axis=2))[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
         return np.asarray(-(error * self.known[:, None]).sum(axis=2))
 
     def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:

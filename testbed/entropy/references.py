@@ -7,27 +7,75 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Earlier, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.series import joined_of
-from testbed.entropy.shifts import Reference
+from testbed.entropy.series import joined, joined_of
+from testbed.entropy.shifts import Reference, constant
 
-_RATES = (2, 3)
+_RATES = (
+    (2, 1), (3, 1), (4, 1), (5, 1), (3, 2), (5, 2), (4, 3), (5, 3), (5, 4), (6, 5), (7, 6),
+    (1, 2), (1, 3), (2, 3), (3, 4),
+)  # fmt: skip
+"""(p, q): Eve counts q where Alice counts p, because she receives q of p rounds or measures more often."""
+
+
+_NEARBY = 12
 
 
 def eves(facts: Facts) -> list[Reference]:
-    """Return references of all Eve's channels: paired by round number, by time, and at other rates; also backwards."""
+    """Return references of all Eve's channels: paired by round number, by kept pair, by time, and at other rates; also
+    backwards.
+    """
     if "eves" not in facts.scratch:
-        rounds, values = joined_of(facts)
-        forwards = [Reference("Eve", rounds, values, searched_closely=True)]
+        rounds, values = joined(facts.heard)
+        groups = _groups(facts)
+        out = [Reference("Eve", rounds, values, search="close", groups=groups)]
+        if (np.diff(facts.rounds) != 1).any():
+            out.append(
+                Reference("Eve, counting kept pairs", rounds, values, search="close", groups=groups, by_probe=True)
+            )
         by_time = _by_time(facts)
         if by_time is not None:
-            forwards.append(by_time)
-        for rate in _RATES:
-            even = rounds % rate == 0
-            forwards.append(Reference(f"Eve, counting every {rate} rounds once", rounds * rate, values))
-            forwards.append(Reference(f"Eve, {rate} times as fast", rounds[even] // rate, values[even]))
-        facts.scratch["eves"] = [*forwards, *(r.reversed() for r in forwards[:1])]
+            out.append(by_time)
+        out += [_at_rate(rounds, values, groups, p, q, first) for p, q in _RATES for first in range(q)]
+        facts.scratch["eves"] = [*out, out[0].reversed()]
     found: list[Reference] = facts.scratch["eves"]
     return found
+
+
+def rounds_nearby(facts: Facts) -> F64:
+    """Return (probe, round nearby, channel) Eve's channels of the 12 rounds before to the 12 after."""
+    if "nearby" not in facts.scratch:
+        steps = np.arange(-_NEARBY, _NEARBY + 1)
+        facts.scratch["nearby"] = eves(facts)[0].beside(facts.rounds[:, None], steps[None, :])
+    found: F64 = facts.scratch["nearby"]
+    return found
+
+
+def _groups(facts: Facts) -> tuple[slice, ...]:
+    ends = np.cumsum([h.values.shape[1] for h in facts.heard]).tolist()
+    return tuple(slice(end - h.values.shape[1], end) for end, h in zip(ends, facts.heard, strict=True))
+
+
+def _at_rate(rounds: I64, values: F64, groups: tuple[slice, ...], p: int, q: int, first: int) -> Reference:
+    """Return Eve's series numbered as ⌊(p·r + first) / q⌋; of rounds that get the same number, the first."""
+    numbers, where = np.unique((rounds * p + first) // q, return_index=True)
+    return Reference(f"Eve, {q} for {p} rounds, {first}", numbers, values[where], search="whole", groups=groups)
+
+
+def sizes(values: F64) -> F64:
+    """Return normal scores of the distance of each column's scores from their middle."""
+    return normal_scores(np.abs(values))
+
+
+def alike_in_size(facts: Facts, z: F64) -> F64:
+    """Return (probe, channel) Eve's channels at the shift at which they, or their sizes, agree best with the sizes of
+    Alice's scores z; no channel where no shift stands out.
+    """
+    if "eves by size" not in facts.scratch:
+        rounds, values = joined_of(facts)
+        both = np.concatenate([values, sizes(values)], axis=1)
+        facts.scratch["eves by size"] = Reference("Eve's sizes", rounds, both, search="whole")
+    found = constant(facts, facts.scratch["eves by size"], sizes(z))
+    return found[0].inputs[:, : found[0].inputs.shape[1] // 2] if found else np.zeros((facts.rounds.size, 0))
 
 
 def _by_time(facts: Facts) -> Reference | None:
@@ -47,7 +95,7 @@ def _by_time(facts: Facts) -> Reference | None:
         column = np.full((rounds.size, h.values.shape[1]), np.nan)
         column[np.searchsorted(rounds, number)] = normal_scores(h.values)
         columns.append(column)
-    return Reference("Eve, by time", rounds, np.concatenate(columns, axis=1))
+    return Reference("Eve, by time", rounds, np.concatenate(columns, axis=1), groups=_groups(facts))
 
 
 def own(facts: Facts, z: F64) -> list[Reference]:
@@ -56,7 +104,7 @@ def own(facts: Facts, z: F64) -> list[Reference]:
     z (probe, column): her scores of this block, NaN where hidden.
     """
     rounds, values, public = _this_run(facts, z)
-    out = [Reference("own run", rounds, values, public, searched_closely=True)]
+    out = [Reference("own run", rounds, values, public, search="close")]
     out += [Reference(e.name, e.rounds, v) for e, v in earlier_scores(facts) if not e.same_run]
     back = [r.reversed() for r in out]
     return [*out, *back]

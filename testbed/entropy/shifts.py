@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -26,8 +27,8 @@ from testbed.entropy.series import at_rounds
 _GLOBAL, _LOCAL, _SHORTS, _SHORTESTS = 5.5, 6.5, 8.0, 6.6
 """Number of standard deviations by which a shift's agreement must exceed the usual one: over the whole block, and over
 shorter and shorter pieces."""
-_ONE_OF_MANY = 9.0
-"""The same for the channels of a single antenna and link; with many antennas, many sets of channels are searched."""
+_MORE_SETS = 0.5
+"""How much more it must be for each doubling of the sets of channels that are searched one by one."""
 _PIECE, _FEW_PAIRS = 48, 300
 _LEAST_OVERLAP = 24
 _MOST = 28
@@ -40,6 +41,11 @@ _STRIP, _FAR = 512, 1024
 """Number of Alice's probes that are compared at a time with the reference, and the largest shift of that comparison."""
 _OWN_NEAR = 8
 """Least shift, in rounds, of a series of Alice's own: nearer rounds are used by `string_near` and `string_each`."""
+
+
+Search = Literal["whole", "pieces", "close"]
+"""Where a shift may hold: in the whole block; also in pieces of it; also in pieces as short as frequent losses of
+packets leave them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,15 @@ class Reference:
     rounds only."""
     backwards: bool = False
     """Whether the series is reversed in time; `rounds` are then negative."""
-    searched_closely: bool = False
-    """Whether short pieces are searched for, too, as frequent losses of packets leave them."""
+    search: Search = "pieces"
+    groups: tuple[slice, ...] = ()
+    """The channels of each antenna and link, which are searched one by one as well; none: all are of one."""
+    by_probe: bool = False
+    """Whether `rounds` count Alice's kept probes and not her rounds."""
+
+    def axis(self, facts: Facts) -> I64:
+        """Return (probe,) the numbers of Alice's probes with which `rounds` are compared."""
+        return np.arange(facts.rounds.size) if self.by_probe else facts.rounds
 
     @property
     def own(self) -> bool:
@@ -78,7 +91,9 @@ class Reference:
     def reversed(self) -> Reference:
         """Return the series reversed in time: round r becomes −r."""
         public = None if self.public is None else self.public[::-1]
-        return Reference(f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True)
+        return Reference(
+            f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True, groups=self.groups
+        )
 
 
 def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32]:
@@ -126,9 +141,10 @@ def candidates(reference: Reference, alice: I64, z: F64) -> Candidates:
     pieces: list[Anchor] = []
     # With many pairs of columns, the agreement of a short piece does not exceed that of chance.
     piece = _PIECE if z.shape[1] * reference.values.shape[1] > _FEW_PAIRS else _PIECE * 2 // 3
-    for start in range(0, max(1, alice.size - piece // 2), piece):
-        pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
-    if reference.searched_closely:
+    if reference.search != "whole":
+        for start in range(0, max(1, alice.size - piece // 2), piece):
+            pieces += search.outstanding(slice(start, start + piece), _LOCAL, 1)
+    if reference.search == "close":
         for start in range(0, alice.size - _SHORT + 1, max(_SHORT, alice.size // _MOST_SHORT)):
             pieces += search.outstanding(slice(start, start + _SHORT), _SHORTS, 1)
         pieces += search.as_they_stand()
@@ -150,11 +166,10 @@ class _Search:
 
     def __init__(self, reference: Reference, alice: I64, z: F64) -> None:
         self.alice, self.z, self.own = alice, z, reference.own
-        n, width = reference.values.shape[1], z.shape[1]
-        self.sets = [slice(0, n)]
-        """Sets of channels whose agreement is summed: all channels, and those of each antenna and link."""
-        if n > width and n % width == 0:
-            self.sets += [slice(i, i + width) for i in range(0, n, width)]
+        self.sets = [slice(0, reference.values.shape[1])]
+        """Channels that are judged together: all, and those of each antenna and link by itself."""
+        if len(reference.groups) > 1:
+            self.sets += reference.groups
         self.rounds, self.values = reference.rounds, reference.values
         first, last = int(reference.rounds[0]), int(reference.rounds[-1])
         self.first, self.span = first, last - first + 1
@@ -192,7 +207,7 @@ class _Search:
         fits = np.stack([agreement[columns].sum(axis=0) for columns in self.sets])[:, enough] / overlap[enough]
         shifts, out = self.shifts[enough], []
         for i, columns, fit in self._standing_out(fits, threshold):
-            least = threshold if i == 0 else max(threshold, _ONE_OF_MANY)
+            least = threshold if i == 0 else threshold + _MORE_SETS * float(np.log2(len(self.sets) - 1))
             order = np.argsort(-fit, kind="stable")[:count].tolist()
             out += [Anchor(float(fit[k]), int(shifts[k]), part, columns) for k in order if fit[k] >= least]
         return sorted(out, key=lambda a: -a.standing_out)[:count]
@@ -271,7 +286,7 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     """Return `candidates`, computed once at a block's first question."""
     key = ("candidates", reference.name)
     if key not in facts.scratch:
-        facts.scratch[key] = candidates(reference, facts.rounds, z)
+        facts.scratch[key] = candidates(reference, reference.axis(facts), z)
     found: Candidates = facts.scratch[key]
     return found
 
@@ -282,7 +297,7 @@ def everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
     key = ("everywhere", reference.name)
     if key not in kept:
         shifts = known_candidates(facts, reference, z).shifts
-        kept[key] = reference.beside(facts.rounds[:, None], shifts[None, :])
+        kept[key] = reference.beside(reference.axis(facts)[:, None], shifts[None, :])
     found: F64 = kept[key]
     return found
 

@@ -280,7 +280,7 @@ def _train(
 
 
 def _assumed(accounting: Accounting) -> str:
-    return assumed_eve(accounting, measured=False).words
+    return assumed_eve(accounting).words
 
 
 ALL, NOBODY = "*", ""

@@ -105,12 +105,10 @@ def test_lengths_come_in_steps_of_64_and_are_rounded_down(few_attacks: None) -> 
 
 def test_the_assumed_eve_is_what_the_user_says_or_a_stated_default() -> None:
     said = Accounting(assumed_eve_correlation=0.3, assumed_eve_antennas=4)
-    assert assumed_eve(said, True) == assumed_eve(said, False)
-    assert (assumed_eve(said, True).correlation, assumed_eve(said, True).antennas) == (0.3, 4)
+    assert (assumed_eve(said).correlation, assumed_eve(said).antennas) == (0.3, 4)
     far = Accounting(assumed_eve_distance_wavelengths=2.5)
-    assert assumed_eve(far, False).distance_wavelengths == 2.5
-    assert assumed_eve(Accounting(), True).distance_wavelengths == 1.0
-    assert assumed_eve(Accounting(), False).correlation == 0.9
+    assert assumed_eve(far).distance_wavelengths == 2.5
+    assert assumed_eve(Accounting()).correlation == 0.9
 
 
 def test_the_sensitivity_falls_with_her_antennas(few_attacks: None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from testbed.core.types import F64
 from testbed.entropy.estimating import EstimatingAttack
 from testbed.entropy.facts import Facts
-from testbed.entropy.gaussian_labels import normal_scores
+from testbed.entropy.references import alike_in_size, sizes
 from testbed.entropy.series import at_rounds, joined_of
 
 
@@ -15,7 +15,8 @@ class EveMagnitude(EstimatingAttack):
     """A ridge regression to the magnitude of Alice's scores: labels of equal magnitude share the probability."""
 
     knows = (
-        "how far Alice's values are from their median, but not on which side, from her own signals of the same round"
+        "how far Alice's values are from their median, but not on which side, "
+        "from her own signals of the same round or at one shift"
     )
     needs = ("heard",)
 
@@ -23,8 +24,8 @@ class EveMagnitude(EstimatingAttack):
         if "magnitude" not in facts.scratch:
             x = at_rounds(*joined_of(facts), facts.rounds)
             facts.scratch["magnitude"] = np.concatenate([x, np.abs(x)], axis=1)
-        found: F64 = facts.scratch["magnitude"]
-        return found
+        shifted = alike_in_size(facts, z)
+        return np.concatenate([facts.scratch["magnitude"], shifted, np.abs(shifted)], axis=1)
 
     def targets(self, z: F64) -> F64:
-        return normal_scores(np.abs(z))
+        return sizes(z)

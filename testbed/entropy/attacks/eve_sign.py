@@ -8,6 +8,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
 from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.read_off import own_target, read_off, scores
+from testbed.entropy.references import alike_in_size
 from testbed.entropy.series import at_rounds, joined_of
 from testbed.entropy.strings import label_scores
 
@@ -31,7 +32,8 @@ class EveSign(Attack):
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)
         target = own_target(facts, z)
-        x = _likest(z[:, facts.main_column], at_rounds(*joined_of(facts), facts.rounds))
+        every = [at_rounds(*joined_of(facts), facts.rounds), alike_in_size(facts, z)]
+        x = _likest(z[:, facts.main_column], np.concatenate(every, axis=1))
         votes = _votes(facts, label_scores(facts, train, target), x)
         turned = (np.sign(votes) * x)[facts.probe, facts.dimension]
         known = np.isfinite(target) & np.isfinite(turned) & (turned != 0.0)

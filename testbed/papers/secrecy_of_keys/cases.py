@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import gammaln, ndtr
 
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import C128, Earlier, Facts, Heard
@@ -477,6 +477,117 @@ def patterns_public(elements: int, csi: bool, snr_db: float = 35.0) -> Callable[
     return make
 
 
+# ---------------------------------------------------------------- found by a referee
+
+
+def _choices(n: int, k: int) -> float:
+    """Return log2 of the number of ways to choose k of n."""
+    return float((gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)) / np.log(2.0))
+
+
+def lags_of_channels(rng: Rng, v: F64) -> F64:
+    """Each channel is late by a number of rounds of its own, with a sign of its own."""
+    lags = 3 + rng.permutation(11 * np.arange(v.shape[1]))
+    late_each = [np.roll(v[:, d], lag) for d, lag in enumerate(lags.tolist())]
+    return np.asarray(np.stack(late_each, axis=1) * rng.choice([-1.0, 1.0], v.shape[1]))
+
+
+def nodes_of_one_channel(rng: Rng, probes: int) -> Made:
+    """Each node hears one subcarrier well, and began to record at a round of its own."""
+    every, alice = series(rng, probes)
+    found = []
+    for d in range(DIMENSIONS):
+        v = rng.normal(size=every.shape)
+        v[:, d] = noise(rng, every[:, d], R)
+        found.append(heard(np.roll(v, 4 + 13 * d, axis=0), name=f"eve{d}.0:alice"))
+    return with_eve(rng, alice, found, R)
+
+
+def counts_kept_pairs(rng: Rng, probes: int) -> Made:
+    """A third of the rounds fail, and Eve numbers her rows by the pairs that were kept."""
+    rounds = np.sort(rng.choice(probes * 3 // 2, probes, replace=False)) + FIRST_ROUND
+    alice = rng.normal(size=(probes, DIMENSIONS))
+    facts = block(rng, alice, rounds=rounds, heard=(heard(permuted(rng, noise(rng, alice, R))),))
+    return Made(facts, left(facts, R))
+
+
+def part_received(p: int, q: int) -> Callable[[Rng, int], Made]:
+    """She receives q of p rounds, always the same, and counts those that she received."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        every, alice = series(rng, probes)
+        keep = np.flatnonzero(np.isin(np.arange(every.shape[0]) % p, np.sort(rng.choice(p, q, replace=False))))
+        facts = block(rng, alice, heard=(heard(permuted(rng, noise(rng, every, R)[keep])),))
+        known = float(np.isin(facts.rounds[facts.probe[facts.kept]], keep).mean())
+        return Made(facts, left(facts, R) * known + left(facts, 0.0) * (1.0 - known))
+
+    return make
+
+
+def magnitude_late(rng: Rng, probes: int) -> Made:
+    every, alice = series(rng, probes)
+    facts = block(rng, alice, heard=(heard(np.roll(np.abs(every), 12, axis=0)),))
+    return Made(facts, facts.kept.size * 1.02)
+
+
+def sign_of_rounds_late(rng: Rng, probes: int) -> Made:
+    every, alice = series(rng, probes)
+    v = noise(rng, every, R) * rng.choice([-1.0, 1.0], (every.shape[0], 1))
+    facts = block(rng, alice, heard=(heard(np.roll(v, 12, axis=0)),))
+    return Made(facts, left(facts, R) + probes)
+
+
+def in_reverse_by_fours(rng: Rng, v: F64) -> F64:
+    """A buffer that hands out four rounds at a time, the last one first."""
+    at = np.arange(v.shape[0])
+    return np.asarray(v[np.minimum(at // 4 * 4 + 3 - at % 4, v.shape[0] - 1)])
+
+
+def beside_noise(rng: Rng, probes: int) -> Made:
+    """Twenty packets are missing, and another antenna with another number of subcarriers hears only noise."""
+    made = disguised(lost_packets(20))(rng, probes)
+    own = made.facts.heard[0]
+    other = heard(rng.normal(size=(own.rounds.size, DIMENSIONS - 1)), own.rounds, name="eve.1:alice")
+    return Made(replace(made.facts, heard=(own, other)), made.true_bits)
+
+
+def to_and_fro(rng: Rng, probes: int) -> Made:
+    """One block: to the wall, back at twice the pace, there at three times the pace, and so on."""
+    n = probes // 3
+    track = rng.normal(size=(n, DIMENSIONS))
+    path = list(range(n))
+    for step, forwards in ((2, False), (3, True), (2, False), (2, True), (3, False), (1, True)):
+        part = list(range(0, n, step))
+        path += part if forwards else part[::-1]
+    at = np.array(path[:probes])
+    facts = block(rng, noise(rng, track[at], R))
+    first = np.isin(np.arange(probes), np.unique(at, return_index=True)[1])
+    new = float(first[facts.probe[facts.kept]].mean())
+    return Made(facts, facts.kept_bits * new + left(facts, R**2) * (1.0 - new))
+
+
+def training_thinned(rng: Rng, probes: int) -> Made:
+    """The track of the training backwards, without a third of its places."""
+    track = rng.normal(size=(probes * 3 // 2, DIMENSIONS))
+    at = np.sort(rng.choice(len(track), probes, replace=False))
+    rounds = np.arange(len(track))
+    before = Earlier("training", True, rounds, seconds(rounds), noise(rng, track, R))
+    facts = block(rng, track[at][::-1], rounds=np.arange(probes) + len(track) + 40, earlier=(before,))
+    return Made(facts, left(facts, R) + _choices(len(track), probes))
+
+
+def few_places(number: int) -> Callable[[Rng, int], Made]:
+    """A few places in any order: log2 of their number a probe, and each place once."""
+
+    def make(rng: Rng, probes: int) -> Made:
+        values = rng.normal(size=(number, DIMENSIONS))
+        alice = values[rng.integers(number, size=probes)] + 0.01 * rng.normal(size=(probes, DIMENSIONS))
+        facts = block(rng, alice)
+        return Made(facts, probes * np.log2(number) + number * DIMENSIONS * BITS + 0.05 * facts.kept_bits)
+
+    return make
+
+
 # ---------------------------------------------------------------- harmless
 
 
@@ -556,9 +667,25 @@ HELD_BACK = (
     Case("dimensions mixed", False, disguised(lambda rng, v: v @ rng.normal(size=(DIMENSIONS, DIMENSIONS)))),
 )
 
+REFEREE = (
+    Case("each channel with a lag of its own", False, disguised(lags_of_channels)),
+    Case("six nodes with a channel each, all late", False, nodes_of_one_channel),
+    Case("kept pairs counted", False, counts_kept_pairs),
+    Case("two of three rounds received", False, part_received(3, 2)),
+    Case("four of five rounds received", False, part_received(5, 4)),
+    Case("magnitude only, 12 late", False, magnitude_late),
+    Case("signs change every round, 12 late", False, sign_of_rounds_late),
+    Case("in reverse by fours", False, disguised(in_reverse_by_fours)),
+    Case("twenty packets missing, beside noise", False, beside_noise),
+    Case("to and fro at three paces", False, to_and_fro),
+    Case("training walked again, thinned out", False, training_thinned),
+    Case("four places in any order", False, few_places(4)),
+    Case("eight places in any order", False, few_places(8)),
+)
+
 HARMLESS = (
     *(Case(f"AR(1) {rho:g}, Eve unrelated", True, uncorrelated(rho)) for rho in (0.0, 0.5, 0.9, 0.99, 0.999)),
     *(Case(f"Eve with correlation {r:g}", True, some_correlation(r)) for r in (0.3, 0.6)),
 )
 
-CASES = (*ATTACKED, *HELD_BACK, *HARMLESS)
+CASES = (*ATTACKED, *HELD_BACK, *REFEREE, *HARMLESS)

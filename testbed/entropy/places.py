@@ -1,0 +1,51 @@
+"""Where a probe is, by its columns before the one in question: the places that fit them guess it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.core.types import F64
+from testbed.entropy.facts import Mask, zero_filled
+
+_NEW = 0.5
+"""Prior probability that a probe is at none of the places."""
+_GAIN_NATS = 12.0
+
+
+def by_columns_before(z: F64, near: F64, allowed: Mask, error: float) -> tuple[F64, F64]:
+    """Return (probe, column) means and spreads of the values at the places that fit the columns before.
+
+    z (probe, column) Alice's scores, NaN where hidden. near: the values at each place, (probe, place, column), or
+    (place, column) if all probes have the same places; NaN where unknown. allowed: (probe, place). error: standard
+    deviation of a value about that of its place. A place is weighed by the likelihood of the columns before, against a
+    new place, of which nothing is known (a mixture model; the chain rule conditions on the symbols before).
+    """
+    mean, spread = np.zeros(z.shape), np.ones(z.shape)
+    with np.errstate(divide="ignore"):
+        logs = np.where(allowed, np.log(1.0 - _NEW) - np.log(np.maximum(allowed.sum(axis=1), 1))[:, None], -np.inf)
+    new = np.full(z.shape[0], np.log(_NEW))
+    for c in range(z.shape[1]):
+        value = near[..., c] if near.ndim == 3 else np.broadcast_to(near[:, c], allowed.shape)
+        there, filled = np.isfinite(value), zero_filled(value)
+        most = np.maximum(logs.max(axis=1), new)
+        w = np.exp(logs - most[:, None])
+        total = w.sum(axis=1) + np.exp(new - most)
+        w = np.where(there, w, 0.0) / total[:, None]
+        mean[:, c] = (w * filled).sum(axis=1)
+        power = (w * (filled**2 + error**2)).sum(axis=1) + (1.0 - w.sum(axis=1))
+        spread[:, c] = np.sqrt(np.maximum(power - mean[:, c] ** 2, error**2))
+        own = z[:, c]
+        known = np.isfinite(own)
+        alone = np.where(known, -(zero_filled(own) ** 2) / 2.0, 0.0)
+        fit = -(((zero_filled(own)[:, None] - filled) / error) ** 2) / 2.0 - np.log(error)
+        logs = logs + np.where(known[:, None], np.where(there, fit, alone[:, None]), 0.0)
+        new = new + alone
+    return mean, spread
+
+
+def tells(z: F64, mean: F64, spread: F64) -> bool:
+    """Return whether the estimates explain Alice's scores better than nothing does."""
+    known = np.isfinite(z)
+    a = np.where(known, z, 0.0)
+    gain = (a**2 - ((a - mean) / spread) ** 2) / 2.0 - np.log(spread)
+    return float(np.maximum(gain, -8.0)[known].sum()) > _GAIN_NATS
