@@ -249,11 +249,15 @@ def _probing_s(run: RecordedRun, experiment: Experiment) -> float | None:
 
 def _wall_s(run: RecordedRun) -> float | None:
     """Return the time from the first round until the records were closed, without the start of processes."""
-    ready = next((e.time for e in run.events if e.kind == "ready"), None)
+    ready = next((e for e in run.events if e.kind == "ready"), None)
     if run.stop is None or ready is None:
         return None
     down_s = sum(float(e.data["down_s"]) for e in run.events if e.kind == "run_resumed")
-    return (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready)).total_seconds() - down_s
+    # no time passed where the time of day was set
+    set_s = sum(float(e.data["by_s"]) for e in run.events if e.kind == "clock_stepped" and e.seq > ready.seq)
+    told_s = (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready.time)).total_seconds()
+    passed_s = told_s - down_s - set_s
+    return passed_s if passed_s > 0 else None  # it was set back while nobody drove the run
 
 
 def _links_rejected(run: RecordedRun) -> dict[str, dict[str, int]]:

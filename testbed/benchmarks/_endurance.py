@@ -6,9 +6,9 @@ from minutes to hours and have no peer to compare with.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,7 +106,16 @@ class Site:
         if left:
             self.find("no orphan", f"{', '.join(left.values())} still there {within_s:g} s after the end of its run")
             for pid in left:  # of this site by their environment: started by its own command lines
-                os.kill(pid, 9)
+                self.kill(pid)
+
+    @staticmethod
+    def kill(pid: int) -> bool:
+        """Kill a process that `processes` named; False where it has ended meanwhile."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
     def __enter__(self) -> Site:
         return self
@@ -114,8 +123,7 @@ class Site:
     def __exit__(self, *_: object) -> None:
         """End all processes of this site, also after an error."""
         for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
+            self.kill(pid)
 
     def check_record(self, folder: Path, rounds: int | None, before: RecordedRun | None = None) -> RecordedRun | None:
         """Check a run's record. `rounds`: number of rounds that it must have; `before`: the rounds and blocks that had

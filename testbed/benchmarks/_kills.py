@@ -8,7 +8,6 @@ kills wait for a block to begin.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -94,8 +93,10 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
         if pid is None or deaths[victim] >= (_MOST_RESTARTS if victim not in ("run", "sim") else 1 << 30):
             continue
         folder = next(iter(out.glob("*")), None)
-        tally.in_block += folder is not None and _is_within_a_block(folder)
-        os.kill(pid, signal.SIGKILL)  # a process of this site, by its environment
+        is_within = folder is not None and _is_within_a_block(folder)
+        if not site.kill(pid):
+            continue
+        tally.in_block += is_within
         deaths[victim] += 1
         tally.by_victim[victim] += 1
         if victim != "run":

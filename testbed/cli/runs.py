@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -28,6 +29,32 @@ ResumeOption = Annotated[
     typer.Option("--resume", help="Continue this run, whose process died.", metavar="RUN"),
 ]
 
+MetricsOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=0, max=65535, help="Serve the run's figures for Prometheus on this port of this machine; 0: a free one.",
+        metavar="PORT",
+    ),
+]  # fmt: skip
+
+
+def serve_metrics(stack: contextlib.ExitStack, port: int | None, server: Coordinator) -> None:
+    """Serve a run's figures on `port` until the stack is closed; does nothing without a port."""
+    if port is None:
+        return
+    from testbed.live import metrics
+
+    def read() -> metrics.Figures:
+        state = server.state
+        return metrics.Figures(
+            run=server.run_name, phase=state.phase, rounds=state.probed, kept=state.kept,
+            rejected=dict(state.rejected), key_bits=state.key_bits, snr_db=state.snr_db,
+            alive={name: node.alive for name, node in state.nodes.items()},
+            free_bytes=server.disks.free_bytes(server.folder),
+        )  # fmt: skip
+
+    say(f"metrics: {stack.enter_context(metrics.served(port, read))}")
+
 
 @app.command()
 def run(
@@ -41,6 +68,7 @@ def run(
     seed: Annotated[Optional[int], typer.Option(min=0, max=2**62, help="Seed in place of the file's.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
     live: Annotated[bool, typer.Option("--live", help="Serve a live page of the run on this machine.")] = False,
+    metrics: MetricsOption = None,
     in_process: InProcessOption = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -54,16 +82,20 @@ def run(
     logs.configure(verbose)
     from testbed.lab import run as running
     from testbed.live.beside import Beside
+    from testbed.live.metrics import check as check_metrics
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         stop_on_signals(server, crew)
         page.ask = lambda kind: page_asked(server, kind)
+        serve_metrics(stack, metrics, server)
         if live:
             page.start(server.folder)
 
     if live:
         Beside.check()
-    with Beside(say) as page, ProgressBar(quiet) as bar:
+    if metrics is not None:
+        check_metrics()
+    with contextlib.ExitStack() as stack, Beside(say) as page, ProgressBar(quiet) as bar:
         outcome = running.run(
             experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, in_process=in_process,
             progress=bar.update, on_coordinator=begun,
@@ -83,6 +115,7 @@ def coordinator(
     rounds: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path("runs"),
+    metrics: MetricsOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -95,7 +128,10 @@ def coordinator(
     from testbed.coordinator.server import Coordinator
     from testbed.lab import processes
     from testbed.lab.run import check_world, origin_of, plan_of, resumable
+    from testbed.live.metrics import check as check_metrics
 
+    if metrics is not None:
+        check_metrics()
     dead = None
     if resume is not None:
         found = resumable(resume, "coordinator", experiment, lab, rounds, seed)
@@ -128,7 +164,8 @@ def coordinator(
             stop_on_signals(server, None)
             nodes = ", ".join(server.state.nodes)
             say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
-            with ProgressBar(quiet) as bar:
+            with contextlib.ExitStack() as stack, ProgressBar(quiet) as bar:
+                serve_metrics(stack, metrics, server)
                 outcome = server.run(world, progress=bar.update)
         finally:
             server.close()

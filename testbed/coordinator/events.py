@@ -59,7 +59,7 @@ class KeyRefused:
 
 @dataclass(frozen=True, slots=True)
 class DiskLow:
-    """There will soon be too little disk space to close the records."""
+    """There is just enough disk space left to close the records, and no more came in time."""
 
     detail: str
 

@@ -46,6 +46,8 @@ class Node(Deadlines):
         """Whether a connection to it exists, as far as the coordinator can tell."""
         self.asked = 0
         """How often it was ordered to get ready without success."""
+        self.is_compared = False
+        """Its clock is being read to see how far the coordinator's is from it; nothing else of it changes."""
         self.must_be_configured = False
         """The order to configure its device is due; it is sent as soon as no round is under way."""
         self._was_ready = False
@@ -103,17 +105,23 @@ class Node(Deadlines):
 
     def ask(self, within_s: float) -> None:
         """Wait until it is ready; a node that is alive and not ready always has a deadline."""
-        self.ready, self.must_be_configured = False, True
+        self.ready, self.must_be_configured, self.is_compared = False, True, False
         self.asked += 1
         self.set_deadline(_READY, within_s)
 
+    def compare(self, within_s: float) -> None:
+        """Wait for a reading of its clock; it takes part in no round before that."""
+        self.ready, self.is_compared = False, True
+        self.clock_asked_s = self._clock.now_s
+        self.set_deadline(_READY, within_s)
+
     def get_ready(self) -> None:
-        self.ready, self.asked = True, 0
+        self.ready, self.asked, self.is_compared = True, 0, False
         self.clear_deadline(_READY)
 
     def miss(self) -> None:
         """Mark it as silent: it gets no orders, but its measurements are not given up yet."""
-        self._was_ready = self.ready
+        self._was_ready = self.ready or self.is_compared
         self.lose()
         self.is_missing = True
 
@@ -123,7 +131,7 @@ class Node(Deadlines):
         return self.is_missing and self._was_ready and self.required
 
     def lose(self) -> None:
-        self.alive = self.ready = self.is_missing = self.must_be_configured = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
         self.set_deadline(_RETURN, self._return_within_s)
@@ -131,7 +139,7 @@ class Node(Deadlines):
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
-        self.alive = self.ready = self.is_missing = self.must_be_configured = False
+        self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
         self.left_out = True
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
@@ -146,6 +154,8 @@ class Node(Deadlines):
             yield f"{self.name} is alive and may be silent without limit"
         if self.alive and self.asked and not self.ready and not self.has_deadline(_READY):
             yield f"{self.name} is alive and not ready, and has no deadline"
+        if self.is_compared and (self.ready or not self.has_deadline(_READY)):
+            yield f"{self.name} is ready, or has no deadline, while its clock is being read"
         if self.is_missing and self.alive:
             yield f"{self.name} is missing but alive"
         if self.required and self.left_out:
@@ -278,6 +288,12 @@ class Roster:
     def ask(self, node: Node) -> None:
         """Mark that a node is to configure its device, and set its deadline for getting ready."""
         node.ask(self.ready_within_s)
+
+    def compare(self, node: Node) -> list[Effect]:
+        """Have a node's clock read between two rounds; a node that does not answer is ordered to get ready."""
+        node.compare(self._lab.coordinator.operation_timeout_s)
+        self._story.add("clock read", node=node.name)
+        return [Send(node.name, m.ReadClock())]
 
     @property
     def getting_ready(self) -> bool:

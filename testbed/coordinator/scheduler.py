@@ -128,6 +128,8 @@ class Scheduler:
         """No receiver can listen for longer than this, however uncertain its clock is."""
         self.lead_s = lead_s
         """Least time between planning a round and its first sample (0 in virtual time)."""
+        self.compared_s = 0.0
+        """When the coordinator's clock was last compared with the reference's."""
         self.next_s = 0.0
         """Earliest start of the next round."""
         self.clocks: dict[str, NodeClock] = {}
@@ -173,7 +175,7 @@ class Scheduler:
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
         # `now_s` is of the coordinator's clock, which drifts away from the reference.
-        lead_s = self.lead_s + (_CRYSTALS * now_s if self.lead_s > 0 else 0.0)
+        lead_s = self.lead_s + (_CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
     def _margin_at(self, start_s: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +17,12 @@ import zmq
 from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
+from testbed.coordinator.disk import Disks
 from testbed.coordinator.past import BEGUN, Origin, past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
-from testbed.core.clock import Clock, WallClock
+from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.gate import identifier, printable
@@ -46,6 +48,8 @@ _SHOWN = (
 _CHECK_S = 1.0
 """Seconds between two looks at the free disk space and the refused connections."""
 _MANY_HANDSHAKES = 5
+_MOST_KEPT = 4096
+"""How many messages are read while the run is paused; more wait in the socket."""
 _BYTES_A_VALUE = 8 + 3
 """Bytes on the disk per byte of CSI, which is in the journal and then compressed in rounds.h5."""
 _KEYS_BYTES = 8 << 20
@@ -102,7 +106,7 @@ class Coordinator:
         )
         self._past = None
         if dead is not None:
-            down_s = max(0.0, time.time() - files.written_s(dead.folder))
+            down_s = max(0.0, TIME_OF_DAY.now_s() - files.written_s(dead.folder))
             with sound.damaged(dead.folder, "cannot be resumed"):
                 self._past = past_of(dead, experiment, down_s, watches)
         # two runs that begin in the same second in different folders must not share a key folder
@@ -128,7 +132,14 @@ class Coordinator:
         """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
         """(node, address of Alice's discussion) → the address that this node is given for it."""
+        self._wall: Clock = WallClock()
+        """Of full disks and the time of day; the other clock stands still if all nodes share this process."""
+        self.disks = Disks(folder, state_root(), self._wall)
         self._asked: list[e.StopAsked | e.PauseAsked] = []
+        self._is_told_to_end = False
+        """A person has asked for the end, in whatever way."""
+        self._kept: deque[Any] = deque()
+        """Messages that were read while the disk was full."""
         self._handle = handler_of(self.state)
         self._over: e.RunOver | None = None
         self._recorder: Recorder | None = None
@@ -141,6 +152,8 @@ class Coordinator:
         """Number of closed rounds of a train that come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
+        self._day_ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
+        """By how much the time of day was ahead of the wall clock, when last looked at."""
         self._reported_keys: set[str] = set()
 
     @property
@@ -163,6 +176,7 @@ class Coordinator:
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask for the end of the run, from a signal handler or a thread: "stop" finishes the trains under way, "abort"
         drops them, "halt" silences all transmitters at once."""
+        self._is_told_to_end = True
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
@@ -188,6 +202,7 @@ class Coordinator:
         self._world, self._progress = world, progress
         logs.about(run=self.run_name)
         with RunWriter(self.folder, self._start(), run_summary.summary_of, self._dead) as writer:
+            writer.wait_for_space(self._wait_for_space)
             self._recorder = Recorder(writer, self.lab, self.run_name, private=self.experiment.mode == "private")
             self._dead = None  # frees memory: it is as large as the run's record
             try:
@@ -196,6 +211,7 @@ class Coordinator:
             except (TestbedError, OSError):
                 self._send_home()
                 raise
+            self._look_at_time_of_day()
             self._recorder.totals(self.state.guarded, dict(self._hub.refused))
             before_close()
             status = _EXIT_STATUS[over.status]
@@ -236,13 +252,17 @@ class Coordinator:
                 next_look_s = now_s + _POLL_MS / 1000
                 self._look_around(now_s, ended)
             try:
-                received = self._hub.receive()
+                received = self._next_message()
             except zmq.Again:
                 self._hub.socket.poll(_POLL_MS)
                 continue
             if received is not None and self._over is None:
                 self._receive(received)
         return self._over
+
+    def _next_message(self) -> Any:
+        """Return the next message, None for one that cannot be used; raises zmq.Again where there is none."""
+        return self._kept.popleft() if self._kept else self._hub.receive()
 
     def _must_look(self) -> bool:
         """Return whether something besides the time, which may stand still, has to be looked at."""
@@ -260,6 +280,7 @@ class Coordinator:
             self._next_check_s = wall_s + _CHECK_S
             self._look_at_handshakes()
             self._look_at_disk()
+            self._look_at_time_of_day()
         for end in ended():
             self._take(end)
         while self._asked:
@@ -281,18 +302,68 @@ class Coordinator:
                 self._reported_keys.add(detail)
                 self._take(e.KeyRefused(detail))
 
+    def _look_at_time_of_day(self) -> None:
+        """Record it where the time of day was set, or the machine slept: all times of the record follow it."""
+        ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
+        if abs(by_s := ahead_s - self._day_ahead_s) >= STEP_S:
+            self._note(e.Note("clock_stepped", {"by_s": round(by_s, 3)}))
+            self._day_ahead_s = ahead_s
+
     def _look_at_disk(self) -> None:
-        """End the run in order while its records can still be closed."""
-        free, needed = files.free_bytes(self.folder), files.needed_to_close(self.folder)
-        if free < needed:
-            left = f"{free >> 20} MB left, about {needed >> 20} MB needed to close the run"
-            self._take(e.DiskLow(f"{self.folder}: disk nearly full: {left}"))
+        """Pause the run while its records can still be closed; end it in order where no space comes in time."""
+        lack = self.disks.lack()
+        if lack is not None and not self._may_pause:
+            return
+        if lack is not None and not self._wait_for_space():
+            if not self._is_told_to_end:
+                self._take(e.DiskLow(f"{lack}: the run was paused for {self.disks.full_for_s:.0f} s"))
+            return
+        if self.disks.is_full:
+            paused_s = round(self.disks.go_on(), 1)
+            log.warning("there is space again: the run goes on after %g s", paused_s)
+            self._note(e.Note("disk_was_full", {"paused_s": paused_s}))
+
+    @property
+    def _may_pause(self) -> bool:
+        return not (self._is_told_to_end or self.is_ending)
+
+    def _wait_for_space(self) -> bool:
+        """Pause the run until there is space; False where none came in time, or a person asks for the end.
+
+        The nodes are answered, so that they stay. The state machine gets no event, and extends its deadlines by that
+        time as it does for any other for which this process stood still.
+        """
+        within_s = self.lab.coordinator.disk_wait_s
+        if self._may_pause and self.disks.pause():
+            lack = self.disks.lack() or f"disk full: free space on the disk of {self.folder}"
+            log.warning("%s: the run is paused, goes on when there is space, and ends after %g s", lack, within_s)
+        while self._may_pause and self.disks.full_for_s <= within_s:
+            self._answer_nodes(_CHECK_S)
+            if self.disks.lack() is None:
+                return True
+        return False
+
+    def _answer_nodes(self, for_s: float) -> None:
+        """Read messages for so long, without acting on them."""
+        until_s = self._wall.now_s() + for_s
+        while self._wall.now_s() < until_s:
+            try:
+                received = self._hub.receive() if len(self._kept) < _MOST_KEPT else None
+            except zmq.Again:
+                received = None
+            if received is None:
+                time.sleep(_POLL_MS / 1000)
+                continue
+            if isinstance(received[2], m.Heartbeat):
+                self._hub.send(received[0], m.Pulse(), to_pulse=True)
+            elif not isinstance(received[2], m.Here):
+                self._kept.append(received)
 
     def _waiting_messages(self) -> Iterator[Any]:
         """Yield the messages that have arrived, but no more than a fixed number before the clock is read again."""
         for _ in range(_MESSAGES_A_LOOK):
             try:
-                received = self._hub.receive()
+                received = self._next_message()
             except zmq.Again:
                 return
             if received is not None and self._over is None:

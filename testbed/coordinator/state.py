@@ -303,10 +303,20 @@ class CoordinatorState(Deadlines):
         return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
+        if node.is_compared:
+            return self._clock_compared(node, body)
         if not self.timetable.synchronise(node, body.device_time_s):
             return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
         node.get_ready()
         return []
+
+    def _clock_compared(self, node: Node, body: m.ClockReading) -> list[Effect]:
+        if self.timetable.compare(node, body.device_time_s):
+            node.get_ready()
+            return []
+        for role in ("alice", "bob", "eve"):
+            self.roster.ask_anew(role)
+        return [Note("device_clock_set", {"node": node.name, "detail": "all clocks are read anew"})]
 
     def _applied(self, node: Node, body: m.Applied) -> list[Effect]:
         ris = self.roster.by_role("ris")
@@ -389,6 +399,9 @@ class CoordinatorState(Deadlines):
 
     def _node_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         """A node cannot take part at all."""
+        if node.is_compared:
+            self.roster.ask(node)
+            return []
         if node.required:
             return [RunFails(f"{node.name}: {body.operation}: {body.detail}")]
         node.dismiss()
@@ -638,6 +651,17 @@ class CoordinatorState(Deadlines):
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
         return [*self._finish("finished", counted(self.probed, "round"), "stop")]
 
+    def _clocks_must_be_compared(self) -> bool:
+        alice = self.roster.by_role("alice")
+        wanted = self.timetable.must_be_compared and not self._is_done
+        return wanted and alice is not None and alice.ready
+
+    def _compare_clocks(self) -> list[Effect] | None:
+        """Have Alice's clock read, once nothing is under way that would delay the answer."""
+        alice = self.roster.by_role("alice")
+        assert alice is not None
+        return None if self.rounds.under_way else self.roster.compare(alice)
+
     def _a_train_can_start(self) -> bool:
         if self._is_done or self._block_is_filled or self._is_paused:
             return False
@@ -880,6 +904,7 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
         Rule(_S._rounds_must_be_confirmed, _S._read_surface_back),
         Rule(_S._a_block_can_start, _S._begin_block),
         Rule(_S._run_is_done, _S._end_as_planned),
+        Rule(_S._clocks_must_be_compared, _S._compare_clocks),
         Rule(_S._a_train_can_start, _S._begin_train),
     ),
     "distilling": (

@@ -20,6 +20,12 @@ from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
 """Largest error of the clock of a node that joined a run late, in virtual time."""
+COMPARED_EVERY_S = 120.0
+"""How often Alice's clock is read during a run on the wall clock: the coordinator's, by which rounds are ordered ahead,
+may be 5 ms away from it by then, and 27 s after a week."""
+_HOST_CRYSTAL = 200e-6
+"""Largest error of a computer's clock rate; a reading of Alice's clock that is further off is that of a clock that was
+set."""
 READING_UNCERTAINTY_S = 1e-3
 """Largest error of a clock that was read over the network, in addition to half of the round trip."""
 BOARD_DOUBT_S = 150e-6
@@ -125,6 +131,31 @@ class Timetable:
         middle_s = node.clock_asked_s + round_trip_s / 2 - self.fix_origin()
         uncertainty_s = round_trip_s / 2 + READING_UNCERTAINTY_S
         self.scheduler.synchronise(node.name, device_time_s, middle_s, uncertainty_s, part)
+        if part == "reference":
+            self.scheduler.compared_s = middle_s
+        return True
+
+    @property
+    def must_be_compared(self) -> bool:
+        """Whether the coordinator's clock may have run too far away from Alice's."""
+        is_known = not self.virtual and self.scheduler is not None and self._epoch_s is not None
+        return is_known and self.now_s - self.scheduler.compared_s >= COMPARED_EVERY_S  # type: ignore[union-attr]
+
+    def compare(self, node: Node, device_time_s: float) -> bool:
+        """Correct the coordinator's clock by a reading of Alice's, which is the reference; nodes need not know of it.
+
+        False where hers was set meanwhile: then nothing that is known of the others' clocks holds any more.
+        """
+        assert self.scheduler is not None
+        assert self._epoch_s is not None
+        half_trip_s = (self._clock.now_s - node.clock_asked_s) / 2
+        read_s = node.clock_asked_s + half_trip_s - self._epoch_s
+        ahead_s = read_s - self.scheduler.reference_s(node.name, device_time_s)
+        apart_s = _HOST_CRYSTAL * (read_s - self.scheduler.compared_s)
+        if abs(ahead_s) > apart_s + half_trip_s + 2 * READING_UNCERTAINTY_S:
+            return False
+        self._epoch_s += ahead_s
+        self.scheduler.compared_s = self.now_s
         return True
 
     def knows(self, name: str) -> bool:

@@ -268,6 +268,14 @@ class Faults(Table):
     """Length of a suspension."""
     kills: PerThousand = 0.0
     """Kills of a node's process (SIGKILL), mean number per 1000 rounds; the run restarts it."""
+    clock_steps: PerThousand = 0.0
+    """Steps of the coordinator's time of day, forward and back in turn, mean number per 1000 rounds."""
+    clock_step_s: Annotated[float, Meta(gt=0, le=1e9)] = 3600.0
+    """Length of a step."""
+    disk_full: PerThousand = 0.0
+    """Times in which the run finds its disk full, mean number per 1000 rounds."""
+    disk_full_s: Outage = 2.0
+    """Duration of such a time."""
 
 
 class Experiment(Table):
@@ -327,6 +335,8 @@ class CoordinatorPlace(Table):
     """Longest time of one operation of one node (a probe, a pattern)."""
     distil_timeout_s: Wait = 180.0
     """Longest time of the public discussion of one block."""
+    disk_wait_s: Wait = 3600.0
+    """A run whose disk is full is paused, and ends in order where there is no space after so long."""
 
 
 class WorldPlace(Table):

@@ -18,6 +18,10 @@ class InputError(TestbedError):
     """Bad input from the user: what is wrong, where, what is accepted (exit status 2)."""
 
 
+class DiskFull(TestbedError):
+    """There is no space for what a run has to record."""
+
+
 class DeviceError(TestbedError):
     """A radio or board failed. The message reads `<device>: <operation> in state <state>: <what happened>`.
 

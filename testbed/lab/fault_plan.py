@@ -12,7 +12,7 @@ from testbed.core import seeds
 from testbed.core.config import Experiment, Faults, Lab
 from testbed.core.errors import InputError
 
-Kind = Literal["reset", "partition", "pause", "kill"]
+Kind = Literal["reset", "partition", "pause", "kill", "clock_step", "disk_full"]
 Fate = Literal["passes", "lost", "twice", "swapped"]
 
 
@@ -23,8 +23,14 @@ class Fault:
     round: int
     kind: Kind
     node: str
+    """Or COORDINATOR."""
     length_s: float = 0.0
-    """Duration of a partition or a pause."""
+    """Duration of a partition, of a pause, or of the time in which a disk is full; how far a clock steps."""
+
+
+COORDINATOR = "coordinator"
+_ITS_OWN = ("clock_step", "disk_full")
+"""Kinds of faults that happen to the coordinator."""
 
 
 def nodes_of(faults: Faults, experiment: Experiment, lab: Lab, source: str) -> list[str]:
@@ -51,13 +57,18 @@ def plan(faults: Faults, experiment: Experiment, nodes: Sequence[str]) -> list[F
         "partition": (faults.partitions, faults.partition_s),
         "pause": (faults.pauses, faults.pause_s),
         "kill": (faults.kills, 0.0),
+        "clock_step": (faults.clock_steps, faults.clock_step_s),
+        "disk_full": (faults.disk_full, faults.disk_full_s),
     }
     out = []
     for kind, (per_thousand, length_s) in rates.items():
         # There is one draw per round, so that a longer run begins with the faults of a shorter one.
         happens = seeds.generator(seed, "faults", kind).random(experiment.rounds) < per_thousand / 1000
         which = seeds.generator(seed, "faults", kind, "where").integers(len(nodes), size=experiment.rounds)
-        out += [Fault(int(r), kind, nodes[which[r]], length_s) for r in happens.nonzero()[0]]
+        for i, r in enumerate(happens.nonzero()[0]):
+            node = COORDINATOR if kind in _ITS_OWN else nodes[which[r]]
+            sign = -1 if kind == "clock_step" and i % 2 else 1
+            out.append(Fault(int(r), kind, node, sign * length_s))
     return sorted(out, key=lambda fault: fault.round)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
 from testbed.core import identity, logs, registry, seeds
+from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
@@ -110,7 +111,7 @@ def node_state_dir(lab: Lab, name: str) -> Path:
 
 def new_run_folder(parent: Path, experiment_name: str) -> Path:
     """Return a fresh folder `<parent>/<UTC time>-<experiment>`, made."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.fromtimestamp(TIME_OF_DAY.now_s(), UTC).strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
@@ -450,6 +451,7 @@ def _rehearse(
         Rehearsal(experiment.faults, faults, seed, coordinator.lab.curve, crew.process, coordinator.record)
     )
     coordinator.on_round = made.until
+    coordinator.disks.free_bytes = made.free_bytes
     victims = experiment.faults.nodes or list(coordinator.state.nodes)
 
     def through(link: str, node: str, endpoint: str) -> str:

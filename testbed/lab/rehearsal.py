@@ -8,11 +8,14 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Faults
 from testbed.lab.fault_plan import Fault, Traffic
 from testbed.lab.proxy import Line, Lines
+from testbed.records import files
 
 log = logging.getLogger(__name__)
 Process = subprocess.Popen[bytes]
@@ -37,6 +40,9 @@ class Rehearsal:
         self._to: dict[tuple[str, str], str] = {}
         self._timers: list[threading.Timer] = []
         self._paused: list[Process] = []
+        self._disks_full = 0
+        """How many times are under way in which the disk is full."""
+        self._stepped_s = 0.0
 
     def through(self, link: str, node: str, endpoint: str) -> str:
         """Return the address to which a node connects in place of `endpoint`, so that it gets this link's faults."""
@@ -78,6 +84,21 @@ class Rehearsal:
     def _kill(self, fault: Fault) -> None:
         self._process_of(fault.node).send_signal(signal.SIGKILL)
 
+    def _step_clock(self, fault: Fault) -> None:
+        self._stepped_s += fault.length_s
+        TIME_OF_DAY.step(fault.length_s)
+
+    def _fill_disk(self, fault: Fault) -> None:
+        def clear() -> None:
+            self._disks_full -= 1
+
+        self._disks_full += 1
+        self._later(fault.length_s, clear)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Return how much may be written in a folder, as the run is told."""
+        return 0 if self._disks_full else files.free_bytes(folder)
+
     def _later(self, after_s: float, what: Callable[[], Any]) -> None:
         timer = threading.Timer(after_s, what)
         timer.daemon = True
@@ -92,6 +113,8 @@ class Rehearsal:
             timer.cancel()
         for process in self._paused:
             process.send_signal(signal.SIGCONT)
+        self._disks_full = 0
+        TIME_OF_DAY.step(-self._stepped_s)
         self._lines.__exit__()
 
 
@@ -100,5 +123,7 @@ _MAKE: dict[str, Callable[[Rehearsal, Fault], None]] = {
     "partition": Rehearsal._cut,
     "pause": Rehearsal._pause,
     "kill": Rehearsal._kill,
+    "clock_step": Rehearsal._step_clock,
+    "disk_full": Rehearsal._fill_disk,
 }
 """Kind of fault → the method that injects it."""

@@ -27,6 +27,7 @@ from testbed import config
 from testbed.config import toml_text
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.whole import write_whole
 from testbed.core.words import duration
 from testbed.lab import cluster, one_process, processes
 from testbed.lab import grid as grids
@@ -261,7 +262,7 @@ def on_worker(job: Job, common: Mapping[str, Any]) -> Row:
 
 
 def _write_toml(table: Mapping[str, Any], path: Path) -> None:
-    path.write_text(toml_text.document(table), encoding="utf-8")
+    write_whole(path, toml_text.document(table), private=False)
 
 
 # ---------------------------------------------------------------- rows

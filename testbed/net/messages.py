@@ -23,7 +23,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 6
+VERSION = 7
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
@@ -501,6 +501,10 @@ class PublicEnvelope(Struct, frozen=True):
     """Position in the block's transcript, counted by Alice's node; −1 on Bob's own link."""
     sender: Literal["alice", "bob"]
     message: PublicMessage
+    number: Annotated[int, Meta(ge=-1, le=1 << 31)] = -1
+    """Between Alice and Bob: counted by its sender, for what is lost with a connection to be sent again."""
+    seen: Annotated[int, Meta(ge=-1, le=1 << 31)] = -1
+    """The highest number that its sender has received in order."""
 
 
 def _check(envelope: Envelope) -> None:

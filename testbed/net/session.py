@@ -20,9 +20,10 @@ MAX_OWED = 1000
 
 
 class Session:
-    """One end of a session. `first` is the number of the other end's next message."""
+    """One end of a session. `first`: number of the other end's next message; `most`: messages that may be owed."""
 
-    def __init__(self, incarnation: str, first: int = 0) -> None:
+    def __init__(self, incarnation: str, first: int = 0, most: int = MAX_OWED) -> None:
+        self._most = most
         self.incarnation = incarnation
         """Incarnation of the process at the other end; '' before its first message."""
         self.next_id = 0
@@ -34,7 +35,7 @@ class Session:
 
     def say(self, body: Any, parent: int | None = None) -> int | None:
         """Number a message and keep it. Returns its number, or None, keeping nothing, where too many messages wait."""
-        if len(self.owed) >= MAX_OWED:
+        if len(self.owed) >= self._most:
             return None
         number, self.next_id = self.next_id, self.next_id + 1
         self.owed.append((number, body, parent))

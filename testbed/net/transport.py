@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import struct
 import time
 import uuid
 from collections import Counter, OrderedDict
 from typing import Any
 
+import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
@@ -38,8 +40,15 @@ _QUEUED = 1000
 """Largest number of messages that wait on a connection, in each direction; TCP slows down a peer that sends faster."""
 _QUEUED_PUBLIC = 1 << 16
 """The same for a discussion; a listener that does not read during a whole block still loses no message."""
+HERE = struct.Struct(">8sqqqq")
+"""What an end of a discussion sends of itself: incarnation, the number of the oldest message that may not have arrived
+and of its next one, the highest it has received in order, and the number of the other's next one that it was told."""
+_RENEW_DISCUSSION_S = 15.0
+"""The same as `_RENEW_S` for Bob's end of a discussion; Alice's answers when no long computation is under way."""
 _RENEW_S = 2.0
-"""Silence of the coordinator, which answers twice a second, after which a node makes a new connection."""
+"""Silence of the coordinator, which answers twice a second, after which a node makes a new connection …"""
+_RENEW_AGAIN_S = _HANDSHAKE_MS / 1000 + 1.0
+"""… and again where it still hears nothing: a handshake that is under way gets the time that it may take."""
 MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _ROUTES_A_NAME = 4
@@ -362,6 +371,7 @@ class Link:
         self.socket.connect(endpoint)
         self.heard_s = time.monotonic()
         """Time of the coordinator's last message, or of the last new connection."""
+        self._renew_after_s = _RENEW_S
         self.run = ""
         self.refused: Counter[str] = Counter()
         self._session = Session("")
@@ -387,7 +397,7 @@ class Link:
         if not isinstance(body, m.TO_NODES):
             self.refused["direction"] += 1
             return None
-        self.heard_s = time.monotonic()
+        self.heard_s, self._renew_after_s = time.monotonic(), _RENEW_S
         if header.incarnation != self._session.incarnation:
             self._meet(header.incarnation)
         self._session.acknowledged(header.seen)
@@ -423,9 +433,9 @@ class Link:
         libzmq reconnects by itself when a connection closes, but not after a frame that broke the protocol.
         """
         now_s = time.monotonic()
-        if now_s - self.heard_s < _RENEW_S:
+        if now_s - self.heard_s < self._renew_after_s:
             return
-        self.heard_s = now_s
+        self.heard_s, self._renew_after_s = now_s, _RENEW_AGAIN_S
         with contextlib.suppress(zmq.ZMQError):  # the socket may have no connection any more
             self.socket.disconnect(self._endpoint)
         self.socket.connect(self._endpoint)
@@ -462,20 +472,77 @@ class PulseLink(Link):
         return "next"
 
 
-class DiscussionHost:
+class _Discusser:
+    """What both ends of a discussion do so that a break of its connection costs time and no message.
+
+    Bob's end sends its state (`HERE`) twice a second, and Alice's answers with its own: both know what did not arrive.
+    """
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self._incarnation = os.urandom(8)
+        self._session = Session("", most=_QUEUED_PUBLIC)
+        self._answered = -1
+        """The number of the other end's next message, by the latest that it sent of itself."""
+
+    def _here(self, parent: int) -> bytes:
+        session = self._session
+        first = session.owed[0][0] if session.owed else session.next_id
+        return HERE.pack(self._incarnation, first, session.next_id, session.seen, parent)
+
+    def _hear(self, data: bytes) -> bool:
+        """Take what the other end sent of itself; returns whether something is to be sent to it again."""
+        incarnation, first, next_id, seen, parent = HERE.unpack(data)
+        session = self._session
+        if session.incarnation != incarnation.hex():  # another process
+            session.incarnation, session.seen = incarnation.hex(), first - 1
+        self._answered = next_id
+        session.acknowledged(seen)
+        return session.has_lost(seen, parent)
+
+    def _send_again(self) -> None:
+        for number, envelope, _ in list(self._session.owed):
+            self._transmit(number, envelope)
+
+    def _next(self, envelope: m.PublicEnvelope) -> m.PublicEnvelope | None:
+        """Return a message if it is the next one; any other has arrived already, or will come again."""
+        if not self._session.incarnation:
+            self.refused["gap"] += 1
+            return None
+        self._session.acknowledged(envelope.seen)
+        verdict = self._session.take(envelope.number)
+        if verdict != "next":
+            self.refused[verdict] += 1
+            return None
+        return envelope
+
+    def send(self, envelope: m.PublicEnvelope) -> None:
+        """Send a message; one that is lost with a connection is sent again, in order."""
+        number = self._session.say(envelope)
+        if number is None:
+            self.refused["queue_full"] += 1
+            return
+        self._transmit(number, envelope)
+
+    def _transmit(self, number: int, envelope: m.PublicEnvelope) -> None:
+        self._give(m.encode(msgspec.structs.replace(envelope, number=number, seen=self._session.seen)))
+
+    def _give(self, data: bytes) -> None:
+        raise NotImplementedError
+
+
+class DiscussionHost(_Discusser):
     """Alice's end of the public discussion: receives from Bob, answers him, and publishes everything to listeners."""
 
     def __init__(self, wire: Wire, host: str, port: int, bob: str) -> None:
+        super().__init__()
         self._wire, self._bob = wire, bob
         # no other node can connect, whose long queue would wait here until it is discarded
         self.socket = wire.socket(zmq.ROUTER, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC, only=bob)
         self.port = _bind(self.socket, host, port)
         self._transcript = wire.socket(zmq.PUB, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.transcript_port = _bind(self._transcript, host, port + 1 if port else 0)
-        self.refused: Counter[str] = Counter()
         self._route: bytes | None = None
-        self._waiting: list[bytes] = []
-        """Messages for Bob that wait until he is connected."""
         self._strikes = Strikes()
 
     def receive(self) -> m.PublicEnvelope | None:
@@ -489,8 +556,8 @@ class DiscussionHost:
             self._strike(route, "impostor")
             return None
         data = frames[1].bytes
-        if not data:  # Bob's greeting on connecting
-            self._meet(route)
+        if len(data) == HERE.size:
+            self._meet(route, data)
             return None
         try:
             envelope = m.decode_public(data)
@@ -500,51 +567,75 @@ class DiscussionHost:
         if envelope.sender != "bob":
             self._strike(route, "impostor")
             return None
-        self._meet(route)
-        return envelope
+        return self._next(envelope)
 
-    def _meet(self, route: bytes) -> None:
-        self._route = route
-        for data in self._waiting:
-            _send(self.socket, [route, data], self.refused)
-        self._waiting.clear()
+    def _meet(self, route: bytes, data: bytes) -> None:
+        has_moved, self._route = route != self._route, route
+        if self._session.incarnation not in ("", data[: len(self._incarnation)].hex()):
+            self._session.owed.clear()  # it was for another process of Bob's
+        has_lost = self._hear(data)
+        self._give(self._here(self._answered))  # first: he takes nothing from a process that he does not know
+        if has_lost or has_moved:
+            self._send_again()
 
     def _strike(self, route: bytes, reason: str) -> None:
         self.refused[reason] += 1
         self._strikes.count(route)
 
     def send(self, envelope: m.PublicEnvelope) -> None:
-        data = m.encode(envelope)
+        if self._route is None and len(self._session.owed) >= MAX_EARLY:
+            self.refused["queue_full"] += 1
+            return
+        super().send(envelope)
+
+    def _give(self, data: bytes) -> None:
         if self._route is not None:
             _send(self.socket, [self._route, data], self.refused)
-        elif len(self._waiting) < MAX_EARLY:
-            self._waiting.append(data)
-        else:
-            self.refused["queue_full"] += 1
 
     def publish(self, envelope: m.PublicEnvelope) -> None:
         _send(self._transcript, [m.encode(envelope)], self.refused)
 
 
-class DiscussionGuest:
+class DiscussionGuest(_Discusser):
     """Bob's end."""
 
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
+        super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
+        self._endpoint = endpoint
         self.socket.connect(endpoint)
-        self.socket.send(b"")  # gives Alice's socket the route to this one
-        self.refused: Counter[str] = Counter()
+        self._heard_s = time.monotonic()
+        self.say_here()  # gives Alice's socket the route to this one
 
     def receive(self) -> m.PublicEnvelope | None:
+        data = self.socket.recv()
+        self._heard_s = time.monotonic()
+        if len(data) == HERE.size:
+            if self._hear(data):
+                self._send_again()
+            return None
         try:
-            envelope = m.decode_public(self.socket.recv())
+            envelope = m.decode_public(data)
         except ProtocolError:
             self.refused["schema"] += 1
             return None
-        return envelope if envelope.sender == "alice" else None
+        return self._next(envelope) if envelope.sender == "alice" else None
 
-    def send(self, envelope: m.PublicEnvelope) -> None:
-        _send(self.socket, [m.encode(envelope)], self.refused)
+    def say_here(self) -> None:
+        """Send Alice this end's state of the discussion; to be called from time to time.
+
+        It connects anew where nothing was heard for so long that the connection may be dead although it stands.
+        """
+        now_s = time.monotonic()
+        if now_s - self._heard_s >= _RENEW_DISCUSSION_S:
+            self._heard_s = now_s
+            with contextlib.suppress(zmq.ZMQError):  # it has none any more
+                self.socket.disconnect(self._endpoint)
+            self.socket.connect(self._endpoint)
+        self._give(self._here(self._answered))
+
+    def _give(self, data: bytes) -> None:
+        _send(self.socket, [data], self.refused)
 
 
 class Eavesdropper:

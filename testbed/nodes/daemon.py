@@ -232,6 +232,8 @@ class NodeDaemon:
                 self._next_word_s = now_s + self.lab.coordinator.heartbeat_s
                 self._link.renew_if_silent()
                 self._link.say_here()  # on the connection of the orders, so that a break of it is noticed
+                if self._guest is not None:
+                    self._guest.say_here()
             else:
                 self._greet()  # the coordinator may have started after this node
         self._look_at_handshakes()

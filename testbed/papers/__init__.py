@@ -18,6 +18,7 @@ from typing import Any
 
 from testbed.core import registry
 from testbed.core.errors import InputError
+from testbed.core.whole import write_whole
 from testbed.papers.kit.study import Study
 
 
@@ -48,7 +49,7 @@ def run(
     with Study(name, module.PAPER, quick, scheduler, say) as study:
         module.run(study)
     results = study.results(time.perf_counter() - began_s)
-    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_whole(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", private=False)
     for figure, content in results["figures"].items():
         figures.draw(content, out / f"{figure}.png")
     return results

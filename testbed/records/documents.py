@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Struct, field
 
 from testbed import __commit__
+from testbed.core.clock import TIME_OF_DAY
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
@@ -144,7 +145,7 @@ class Stop(Struct, frozen=True, kw_only=True):
 
 def now() -> str:
     """Return the time as UTC ISO 8601 with microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
+    return datetime.fromtimestamp(TIME_OF_DAY.now_s(), UTC).isoformat(timespec="microseconds")
 
 
 def start(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from testbed.core.errors import InputError, TestbedError
+from testbed.core.errors import DiskFull, InputError
 from testbed.core.whole import whole as whole  # the way every file of a run is written
 
 JOURNAL = "journal.sqlite"
@@ -86,10 +86,10 @@ def needed_to_close(folder: Path) -> int:
     return RESERVE_BYTES + sum(path.stat().st_size for path in sizes if path.exists()) // 2
 
 
-def disk_full(folder: Path) -> TestbedError:
+def disk_full(folder: Path) -> DiskFull:
     """Return the error for a run that can no longer be written: one line, with the remedy."""
     missing_mb = max(1, (needed_to_close(folder) - free_bytes(folder)) >> 20)
-    return TestbedError(f"{folder}: disk full: free {missing_mb} MB, then `testbed report {folder}`")
+    return DiskFull(f"{folder}: disk full: free {missing_mb} MB, then `testbed report {folder}`")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from testbed.core.errors import InputError
+from testbed.core.errors import DiskFull, InputError
 from testbed.core.gate import check_plain, printable
 from testbed.core.types import U8, SurfacePattern
 from testbed.records import files
@@ -71,6 +71,8 @@ class Journal:
         self._count = 0
         self._due_s = time.monotonic() + batch_s
         self._together = 0
+        self.when_full: Callable[[], bool] = lambda: False
+        """Called where rows do not fit on the disk; they are written again where it returns True."""
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -127,10 +129,17 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Commit everything appended so far. If the disk is full, this raises, and the next call tries again."""
-        if self._count:
-            with files.on_disk(self._folder):
-                self._commit()
+        """Commit everything appended so far. If the disk is full and stays so, this raises DiskFull, and the next call
+        tries again.
+        """
+        while self._count:
+            try:
+                with files.on_disk(self._folder):
+                    self._commit()
+            except DiskFull:
+                if not self.when_full():
+                    raise
+                continue
             self._pending.clear()
             self._count = 0
         self._due_s = time.monotonic() + self._batch_s

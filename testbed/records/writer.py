@@ -62,6 +62,12 @@ class RunWriter:
         self._journal.document("start", start)
         self._describe("rounds", rounds.round_fields())
 
+    def wait_for_space(self, when_full: Callable[[], bool]) -> None:
+        """Have `when_full` called where the disk is full: True, and the rows are written again; False, and the call
+        that recorded them raises DiskFull.
+        """
+        self._journal.when_full = when_full
+
     def set_up(self, radios: dict[str, dict[str, Any]], drivers: dict[str, dict[str, Any]]) -> None:
         """Complete the start document with the nodes' reports: settings that their radios accepted, and drivers."""
         self.start = msgspec.structs.replace(self.start, radios=radios, drivers=drivers)

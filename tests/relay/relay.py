@@ -189,7 +189,7 @@ class Block:
     reports: dict[str, list[Any]] = field(default_factory=lambda: {"alice": [], "bob": []})
     now_s: float = 0.0
     said: int = 1
-    """Messages that the nodes gave to their sockets, Bob's greeting included."""
+    """What the nodes gave to their sockets, Bob's greeting included."""
     heard: int = 0
     """Messages that have reached the relay."""
 
@@ -201,6 +201,8 @@ class Block:
             self.meddle.relay = self.relay
         guest = transport.DiscussionGuest(wires["bob"], f"tcp://127.0.0.1:{self.relay.port}", "alice")
         self.ends: dict[Way, Any] = {"alice": host, "bob": guest}
+        for end in self.ends.values():
+            self._count(end)
         self.nodes = {role: node(self.name, role) for role in self.ends}
         self.received: Counter[Way] = Counter()
         try:
@@ -214,14 +216,31 @@ class Block:
                 wire.context.destroy(linger=0)
         return self
 
+    def _count(self, end: Any) -> None:
+        """Count what an end gives to its socket."""
+        give = end._give
+
+        def counted(data: bytes) -> None:
+            self.said += end is not self.ends["alice"] or end._route is not None
+            give(data)
+
+        end._give = counted
+
     def _talk(self, order: Any, answer: type[Any]) -> None:
-        """Order both ends and move messages until both have reported; a line that is still ends at their deadlines."""
+        """Order both ends and move messages until both have reported.
+
+        Where the line is still, they look three times for what was lost with a connection; then they are at their
+        deadlines.
+        """
         for role in self.ends:
             self._handle(role, e.Received(order))
-        for _ in range(3):
+        for look in range(6):
             self._move_until_still(answer)
             if all(any(isinstance(r, answer) for r in own) for own in self.reports.values()):
                 return
+            if look < 3:
+                self.ends["bob"].say_here()
+                continue
             self.now_s += 100.0
             for role in self.ends:
                 self._handle(role, e.Tick(self.now_s))
@@ -244,8 +263,7 @@ class Block:
                 last_s = time.monotonic()
                 continue
             over = all(any(isinstance(r, answer) for r in own) for own in self.reports.values())
-            waiting = len(self.ends["alice"]._waiting)  # said before Bob was there
-            still = self.heard >= self.said - waiting and self.relay.passed == self.received
+            still = self.heard >= self.said and self.relay.passed == self.received
             if over or still or time.monotonic() - last_s > self.patience_s:
                 return
             self._wait(poller)
@@ -273,7 +291,6 @@ class Block:
                     self.keys[role] = key.bits
                 case e.Publish(envelope, to_peer):
                     if role == "bob" or to_peer:
-                        self.said += 1
                         self.ends[role].send(envelope)
 
 
@@ -329,7 +346,7 @@ class Heard:
 
     def kind(self, n: int) -> str:
         payload = self.messages[n][1]
-        return str(msgspec.msgpack.decode(payload)["message"]["kind"]) if payload else "greeting"
+        return str(msgspec.msgpack.decode(payload)["message"]["kind"]) if is_message(payload) else "greeting"
 
     @property
     def by_kind(self) -> dict[str, list[int]]:
@@ -389,8 +406,10 @@ class Meddler:
                 return [(sender, payload[: rng.randrange(len(payload) + 1)])]
             case "grow":
                 return [(sender, payload + rng.randbytes(rng.choice([1, 8, 5000])))]
-            case "replace" | "envelope" if payload:
+            case "replace" | "envelope" if is_message(payload):
                 return [(sender, (replaced if self.how == "replace" else enveloped)(payload, rng))]
+            case "replace" | "envelope":  # what an end says of itself
+                return [(sender, rng.randbytes(len(payload)))]
             case "replay" | "replay_as_this":
                 return self._replayed(sender, payload)
             case "reflect":
@@ -404,7 +423,7 @@ class Meddler:
         kind = undisturbed(self.name).kind(min(self.at, len(undisturbed(self.name).messages) - 1))
         numbers = other.by_kind.get(kind) or list(range(len(other.messages)))
         data = other.messages[self.rng.choice(numbers)][1]
-        if self.how == "replay_as_this" and data:
+        if self.how == "replay_as_this" and is_message(data):
             data = msgspec.msgpack.encode({**msgspec.msgpack.decode(data), "block": 4})
         return [(sender, data), *([(sender, payload)] if self.rng.random() < 0.3 else [])]
 
@@ -420,6 +439,11 @@ class Meddler:
                 size = max(0, len(payload) + self.rng.choice([-1, 1, 1000, 1 << 40]))
                 self.relay.inject(sender, b"\2" + struct.pack(">Q", size) + payload)
                 return []
+
+
+def is_message(payload: bytes) -> bool:
+    """Whether it is a message of the discussion, and not what an end says of itself."""
+    return len(payload) != transport.HERE.size
 
 
 def flipped(payload: bytes, rng: random.Random) -> bytes:
@@ -443,6 +467,7 @@ def enveloped(payload: bytes, rng: random.Random) -> bytes:
         "run": rng.choice(["other", "", "../x"]), "block": rng.choice([tree["block"] + 1, tree["block"] - 1, -1, 0]),
         "phase": "amplify" if tree["phase"] == "agree" else "agree", "index": rng.choice([-1, 0, 7, 1 << 40]),
         "sender": peer(tree["sender"]), "message": rng.choice([None, {}, {"kind": "x", "body": {}}]),
+        "number": rng.choice([-1, 0, 7, 1 << 40]), "seen": rng.choice([-1, 0, 7, 1 << 40]),
     }[name]  # fmt: skip
     return msgspec.msgpack.encode(tree)
 

@@ -27,7 +27,7 @@ def test_an_honest_relay_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["cascade", "tagged"])
 def test_a_relay_on_the_line_gets_no_two_keys_and_nobody_hangs(name: str) -> None:
     came, tried = relay.meddle(name, range(40))
-    assert came["no key"] > 8
+    assert came["no key"] > 5
     assert tried.total() == 40
     assert {kind for kind, _ in tried} >= {"amplify", "confirmed", "delivered"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from breaking import Line
 from sites import Site, when
-from test_transport import HELLO, NAMES
+from test_transport import HELLO, NAMES, said
 
 from testbed.core import identity
 from testbed.net import messages as m
@@ -114,5 +114,50 @@ def test_every_message_arrives_once_and_in_order_whatever_breaks(tmp_path: Path)
     hub.socket.close(linger=0)
     link.socket.close(linger=0)
     for wire in reversed(wires):
+        wire.close()
+    line.close()
+
+
+def test_a_discussion_loses_nothing_whatever_breaks(tmp_path: Path) -> None:
+    for name in NAMES:
+        identity.make(tmp_path, name)
+    wires = {name: transport.Wire(identity.load(tmp_path, name, NAMES)) for name in ("alice", "bob")}
+    host = transport.DiscussionHost(wires["alice"], "127.0.0.1", 0, "bob")
+    line = Line(host.port)
+    guest = transport.DiscussionGuest(wires["bob"], f"tcp://127.0.0.1:{line.port}", "alice")
+    heard: dict[str, list[str]] = {"alice": [], "bob": []}
+    deadline_s = time.monotonic() + 120.0
+    n = resets = 0
+    while min(map(len, heard.values())) < 200 and time.monotonic() < deadline_s:
+        if n < 200 and len(heard["alice"]) > n - 20:
+            guest.send(said("bob", f"m{n}"))
+            host.send(said("alice", f"m{n}"))
+            n += 1
+            if n % 40 == 20:
+                resets += line.reset() > 0
+        guest.say_here()
+        for who, end in (("alice", host), ("bob", guest)):
+            while end.socket.poll(5):
+                envelope = end.receive()  # type: ignore[attr-defined]
+                heard[who] += [envelope.message.kind] if envelope is not None else []
+    assert resets == 5
+    assert heard["alice"] == heard["bob"] == [f"m{i}" for i in range(200)]
+    # another process of Bob's is told nothing of what was said to this one
+    host.send(said("alice", "for the one that is gone"))
+    guest.socket.close(linger=0)
+    other = transport.DiscussionGuest(wires["bob"], f"tcp://127.0.0.1:{line.port}", "alice")
+    assert host.socket.poll(30_000)
+    while host.socket.poll(100):
+        assert host.receive() is None
+    host.send(said("alice", "for the new one"))
+    news: list[str] = []
+    while not news:
+        assert other.socket.poll(30_000)
+        envelope = other.receive()
+        news += [envelope.message.kind] if envelope is not None else []
+    assert news == ["for the new one"]
+    for closing in (host.socket, host._transcript, other.socket):
+        closing.close(linger=0)
+    for wire in wires.values():
         wire.close()
     line.close()

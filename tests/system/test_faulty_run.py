@@ -26,6 +26,10 @@ partition_s = 1.0
 pauses = 5
 pause_s = 1.0
 kills = 8
+clock_steps = 12
+clock_step_s = 5000.0
+disk_full = 12
+disk_full_s = 1.5
 """
 
 
@@ -41,7 +45,7 @@ def test_a_run_under_faults_makes_what_was_planned_and_ends_with_all_its_rounds(
     plan = msgspec.structs.replace(config.load_experiment(str(path)), rounds=240)
     assert plan.faults is not None
     wanted = fault_plan.plan(plan.faults, plan, ["alice", "bob", "eve"])
-    assert {f.kind for f in wanted} >= {"reset", "kill"}
+    assert {f.kind for f in wanted} >= {"reset", "kill", "clock_step", "disk_full"}
     done = cli("run", str(path), "--rounds", "240", "--out", str(tmp_path / "runs"), "--json")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -53,6 +57,13 @@ def test_a_run_under_faults_makes_what_was_planned_and_ends_with_all_its_rounds(
     assert good.mean() > 0.9
     summary: dict[str, Any] = json.loads(done.stdout)
     assert summary["keys_mismatched"] == 0
+    # the time of day is 5000 s ahead, or right, and how long it took is known nevertheless
+    steps_s = [e.data["by_s"] for e in run.events if e.kind == "clock_stepped"]
+    assert steps_s  # two within a second are none
+    assert sum(steps_s) == pytest.approx(sum(f.length_s for f in wanted if f.kind == "clock_step"), abs=2.0)
+    assert 0.0 < summary["wall_s"] < 600.0
+    assert any(e.kind == "disk_was_full" and e.data["paused_s"] >= 1.0 for e in run.events)
+    assert "the run is paused, goes on when there is space" in done.stderr
 
 
 @pytest.mark.parametrize(

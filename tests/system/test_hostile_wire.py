@@ -185,7 +185,7 @@ def test_what_is_said_before_bob_is_there_is_kept_up_to_a_limit(house: House) ->
     house.sockets += [host.socket, host._transcript]
     for _ in range(10_000):
         host.send(said("alice"))
-    assert len(host._waiting) == transport.MAX_EARLY
+    assert len(host._session.owed) == transport.MAX_EARLY
     assert host.refused["queue_full"] == 10_000 - transport.MAX_EARLY
 
 

@@ -15,9 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
+import testbed
 from testbed import config
 from testbed.coordinator.server import Coordinator, Outcome, Progress
 from testbed.core.config import Lab, Records
+from testbed.core.errors import TestbedError
 from testbed.lab import processes
 from testbed.records import reader
 
@@ -369,6 +371,23 @@ def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
     assert outcome.status == "failed"
     assert "world" in outcome.detail
     assert outcome.summary["rounds"] <= 40 + 3 * 16  # its train, and the two under way
+
+
+def test_an_air_that_is_killed_while_it_starts_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = processes.Crew._start
+
+    def start_and_kill(self: processes.Crew, name: str, *rest: Any, **options: Any) -> Any:
+        process = start(self, name, *rest, **options)
+        if name == "world":
+            process.kill()
+        return process
+
+    monkeypatch.setattr(processes.Crew, "_start", start_and_kill)
+    with pytest.raises(TestbedError, match=r"^the simulated air did not start: "):
+        testbed.run("mobile_room", rounds=10, out=tmp_path / "runs")
+    assert not list((tmp_path / "runs").iterdir())  # `testbed report` would find no run in it
 
 
 def test_a_node_that_cannot_start_says_why_at_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sites import Site, when
 
 from testbed import config
 from testbed.core import identity
+from testbed.core.config import Lab
 from testbed.lab import processes
 from testbed.records import files, reader
 
@@ -47,16 +48,28 @@ def fill(disk: Path, leave_bytes: int) -> Path:
     return filler
 
 
-def begun(disk: Path) -> subprocess.Popen[str]:
+def begun(disk: Path, lab: str = "sim", rounds: int = 1500) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "testbed", "run", "mobile_room", "--rounds", "1500", "--out", str(disk / "runs")],
+        [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", lab, "--rounds", str(rounds), "--out",
+         str(disk / "runs")],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
+    until_told(process, "200/")
+    return process
+
+
+def until_told(process: subprocess.Popen[str], words: str) -> str:
+    """Return the line that says so; where there is none, the run has ended."""
     assert process.stderr is not None
-    for line in process.stderr:
-        if "200/" in line:
-            return process
-    pytest.fail("it did not begin")
+    return next((line for line in process.stderr if words in line), "")
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> str:
+    """Return a lab whose runs do not wait for space."""
+    lab = tmp_path / "impatient.toml"
+    lab.write_text(config.find(Lab, "sim").read_text() + "\n[coordinator]\ndisk_wait_s = 0.1\n")
+    return str(lab)
 
 
 def test_a_run_that_does_not_fit_on_its_disk_is_refused_before_it_starts(small_disk: Path) -> None:
@@ -67,20 +80,38 @@ def test_a_run_that_does_not_fit_on_its_disk_is_refused_before_it_starts(small_d
     assert not list((small_disk / "runs").iterdir())
 
 
-def test_a_disk_that_gets_full_ends_the_run_in_order(small_disk: Path) -> None:
-    process = begun(small_disk)
+def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(small_disk: Path) -> None:
+    """Not a row fits any more. `test_faulty_run` has disks that still have room to close the records."""
+    process = begun(small_disk, rounds=360)
+    filler = fill(small_disk, 0)
+    assert "MB on the disk of " in until_told(process, "disk full: free ")
+    filler.unlink()
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "there is space again: the run goes on after " in err
+    assert "Traceback" not in err
+    run = reader.load(next((small_disk / "runs").iterdir()))
+    assert run.rounds.rounds.tolist() == list(range(360))
+    assert run.rounds.kept.mean() > 0.95
+    assert any(e.kind == "disk_was_full" for e in run.events)
+
+
+def test_a_disk_that_stays_full_ends_the_run_in_order(small_disk: Path, impatient: str) -> None:
+    process = begun(small_disk, impatient)
     fill(small_disk, 16 << 20)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "disk nearly full: " in err.strip().splitlines()[-1]
+    last = err.strip().splitlines()[-1]
+    assert "disk full: free " in last
+    assert "the run was paused for " in last
     assert "Traceback" not in err
     run = reader.load(next((small_disk / "runs").iterdir()))
     assert run.state == "closed"
     assert run.rounds.rounds.size >= 200
 
 
-def test_a_disk_that_is_full_at_once_is_one_line_and_the_run_is_recovered(small_disk: Path) -> None:
-    process = begun(small_disk)
+def test_a_disk_that_is_full_at_once_is_one_line_and_the_run_is_recovered(small_disk: Path, impatient: str) -> None:
+    process = begun(small_disk, impatient)
     filler = fill(small_disk, 0)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

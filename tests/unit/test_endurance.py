@@ -161,3 +161,10 @@ def test_an_experiment_that_is_written_is_the_one_that_is_read(site: Site, name:
     read, plan = experiment_of(path), config.load_experiment(name)
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=33)
     assert read == msgspec.structs.replace(plan, accounting=accounting, faults=faults, **changed)
+
+
+def test_a_process_that_ends_by_itself_before_it_is_killed_is_no_kill(site: Site) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    assert site.kill(process.pid)
+    assert process.wait(timeout=30) == -9
+    assert not site.kill(process.pid)

@@ -9,19 +9,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from testbed import config
+from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Experiment, Faults, Lab
 from testbed.core.errors import InputError
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault, Traffic
 from testbed.lab.proxy import Frames, Line, Lines
 from testbed.lab.rehearsal import Rehearsal
+from testbed.records import documents
 
 
 def experiment(rounds: int = 20_000, **faults: Any) -> Experiment:
@@ -37,14 +41,21 @@ def planned(rounds: int = 20_000, **faults: Any) -> list[Fault]:
 
 def test_a_plan_follows_from_its_seed_and_has_the_rates_it_was_given() -> None:
     rates = {"resets": 5.0, "partitions": 2.0, "pauses": 1.0, "kills": 0.5, "pause_s": 3.0}
+    rates |= {"clock_steps": 2.0, "clock_step_s": 7.0, "disk_full": 1.0, "disk_full_s": 4.0}
     plan = planned(**rates)
     assert plan == planned(**rates)
     assert plan != planned(seed=2, **rates)
     assert [f.round for f in plan] == sorted(f.round for f in plan)
     counts = Counter(f.kind for f in plan)
-    for kind, wanted in (("reset", 100), ("partition", 40), ("pause", 20), ("kill", 10)):
+    wanted_of = {"reset": 100, "partition": 40, "pause": 20, "kill": 10, "clock_step": 40, "disk_full": 20}
+    for kind, wanted in wanted_of.items():
         assert abs(counts[kind] - wanted) < 4 * wanted**0.5
-    assert {f.node for f in plan} == {"alice", "bob", "eve"}
+    own = ("clock_step", "disk_full")
+    assert {f.node for f in plan if f.kind not in own} == {"alice", "bob", "eve"}
+    assert {f.node for f in plan if f.kind in own} == {"coordinator"}
+    steps_s = [f.length_s for f in plan if f.kind == "clock_step"]
+    assert steps_s == [7.0, -7.0] * (len(steps_s) // 2) + [7.0] * (len(steps_s) % 2)
+    assert {f.length_s for f in plan if f.kind == "disk_full"} == {4.0}
     assert {f.length_s for f in plan if f.kind == "pause"} == {3.0}
     assert fault_plan.kills(plan).total() == counts["kill"]
 
@@ -243,6 +254,35 @@ def test_a_reset_closes_every_connection_and_new_ones_are_served(lines: Lines, e
 def state_of(process: subprocess.Popen[bytes]) -> str:
     with open(f"/proc/{process.pid}/stat") as f:
         return f.read().rsplit(")", 1)[1].split()[0]
+
+
+def rehearsal(plan: list[Fault]) -> Rehearsal:
+    """Return one that has no processes to do anything to."""
+    return Rehearsal(Faults(), plan, 1, False, lambda name: pytest.fail(name), lambda kind, data: None)
+
+
+def test_the_time_of_day_steps_for_the_run_and_is_right_again_afterwards() -> None:
+    def ahead_s() -> float:
+        return TIME_OF_DAY.now_s() - time.time()
+
+    with rehearsal([Fault(n, "clock_step", "coordinator", s) for n, s in enumerate((500.0, -90.0))]) as r:
+        r.until(1)
+        assert ahead_s() == pytest.approx(500.0, abs=0.2)
+        assert documents.now()[:10] == datetime.fromtimestamp(time.time() + 500.0, UTC).isoformat()[:10]
+        r.until(2)
+        assert ahead_s() == pytest.approx(410.0, abs=0.2)
+    assert ahead_s() == pytest.approx(0.0, abs=0.2)
+
+
+def test_the_disk_is_full_for_so_long(tmp_path: Path) -> None:
+    with rehearsal([Fault(0, "disk_full", "coordinator", 0.05), Fault(1, "disk_full", "coordinator", 600.0)]) as r:
+        assert r.free_bytes(tmp_path) > 0
+        r.until(1)
+        assert r.free_bytes(tmp_path) == 0
+        until(lambda: r.free_bytes(tmp_path))
+        r.until(2)
+        assert r.free_bytes(tmp_path) == 0
+    assert r.free_bytes(tmp_path) > 0
 
 
 def test_processes_are_suspended_woken_and_killed_and_all_of_it_is_on_record() -> None:

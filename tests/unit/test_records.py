@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testbed.core.errors import InputError
+from testbed.core.errors import DiskFull, InputError
 from testbed.core.types import SurfacePattern
 from testbed.records import documents, files, journal, reader, rounds, writer
 from testbed.records.writer import RunWriter
@@ -359,6 +360,40 @@ def test_rows_are_committed_in_batches_and_documents_at_once(tmp_path: Path) -> 
     hasty.round((0, True, "", "", 0.0))
     assert reader.load(tmp_path / "s").rounds.rounds.size == 1
     hasty.close()
+
+
+def test_rows_that_do_not_fit_on_the_disk_are_written_once_when_there_is_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that must last, and what comes after: nothing is lost, doubled, or written before it may be."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    j = journal.Journal(folder)
+    j.document("start", a_start())
+    commit, full_for, asked = j._commit, [3], []
+
+    def commits() -> None:
+        if full_for[0]:
+            raise sqlite3.OperationalError("database or disk is full")
+        commit()
+
+    def makes_space() -> bool:
+        asked.append(reader.load(folder).rounds.rounds.size)
+        full_for[0] -= 1
+        return True
+
+    monkeypatch.setattr(j, "_commit", commits)
+    j.round((0, True, "", "", 0.0))
+    with pytest.raises(DiskFull, match=r"disk full: free [0-9]+ MB, then `testbed report"):
+        j.document("event", documents.Event(seq=0, time=documents.now(), kind="block_begun", data={}), lasting=True)
+    j.when_full = makes_space
+    j.round((1, True, "", "", 0.05))
+    j.document("event", documents.Event(seq=1, time=documents.now(), kind="block_begun", data={}), lasting=True)
+    assert asked == [0, 0, 0]
+    run = reader.load(folder)
+    assert run.rounds.rounds.tolist() == [0, 1]
+    assert [e.seq for e in run.events] == [0, 1]
+    j.close()
 
 
 def test_a_train_is_committed_whole(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import gzip
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import testbed
 from testbed.config import load_lab, state_root
 from testbed.core import identity
 from testbed.core import whole as module
@@ -182,3 +184,37 @@ def test_no_more_is_read_than_is_accepted(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(rfm12b_rssi, "MAX_BYTES", 1 << 19)
     with pytest.raises(InputError, match="more than 524288 bytes"):
         rfm12b_rssi._rows(bomb)
+
+
+_OTHERWISE = {
+    "cli/papers.py": "looks whether a file can be written, and writes nothing",
+    "lab/sweep.py": "appends a row to the journal of a sweep, and syncs it",
+    "papers/kit/figures.py": "draws what results.json holds",
+    "testing/source.py": "makes bad inputs for a test",
+}
+"""File below `testbed` → why it may write without `whole`."""
+_WRITERS = {"write_text", "write_bytes", "savez", "savez_compressed", "savefig", "tofile"}
+
+
+def written_otherwise(path: Path) -> list[int]:
+    """Return the lines that write a file which is not one that `whole` gave (`part`, or a stream opened on it)."""
+    found = []
+    for call in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        words = {n.id for n in ast.walk(call) if isinstance(n, ast.Name)}
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        opens = name == "open" and any(set(mode) <= set("rwabxt+") and set(mode) & set("wax") for mode in modes)
+        saves = name == "save" and "torch" in words
+        in_memory = {"out", "file", "text", "pdf"} & words and name in ("savez", "savefig")
+        if (opens or saves or name in _WRITERS) and "part" not in words and not in_memory:
+            found.append(call.lineno)
+    return found
+
+
+def test_every_file_of_value_is_written_whole() -> None:
+    root = Path(testbed.__file__).parent
+    paths = [p for p in root.rglob("*.py") if p.relative_to(root).parts[0] != "benchmarks"]
+    found = {p.relative_to(root).as_posix(): lines for p in paths if (lines := written_otherwise(p))}
+    assert found.keys() == _OTHERWISE.keys(), found

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
-from testbed.core.whole import read_whole
+from testbed.core.whole import read_whole, whole, write_whole
 
 MAX_BYTES = 1 << 31
 MAX_CARD_BYTES = 1 << 24
@@ -40,10 +40,11 @@ class Net:
         """Write the weights (`path`) and a card that describes them (`path` with .json)."""
         import torch
 
-        torch.save(self.net.state_dict(), path)
+        with whole(path, private=False) as part:
+            torch.save(self.net.state_dict(), part)
         card = {"net": self.NAME, "scene": asdict(self.scene), "seed": self.seed, "options": self.options}
         card |= {"history": self.history, "torch": torch.__version__}
-        path.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
+        write_whole(path.with_suffix(".json"), json.dumps(card), private=False)
 
     @classmethod
     def load(cls, path: Path) -> Self:

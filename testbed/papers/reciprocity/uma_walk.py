@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from testbed.core.config import PlacedNode, Scene, Uma
 from testbed.core.errors import InputError
 from testbed.core.seeds import generator
 from testbed.core.types import F64, SPEED_OF_LIGHT_M_S
+from testbed.core.whole import whole
 
 C128 = NDArray[np.complex128]
 
@@ -129,9 +129,8 @@ def snapshots(walk: Walk, cache: Path | str | None = None) -> Snapshots:
     found = _computed(walk)
     path.parent.mkdir(parents=True, exist_ok=True)
     # several processes may compute the same walk: each writes its own file and renames it, and the last file stays
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with whole(path, private=False, shared=True) as part, part.open("wb") as file:
         np.savez(file, **{k: v.astype(np.complex64) for k, v in asdict(found).items() if v is not None})
-    os.replace(file.name, path)
     return _read(path, walk)  # read back, so that the first call returns single precision as later ones do
 
 
