@@ -36,7 +36,7 @@ RUNS = {
     "mimo_walk": ("mimo_walk", "sim_mimo", (1, 2, 3)),
     "small_room": (str(HERE / "small_room.toml"), "sim", (1, 2)),
 }
-REPLAYS = {"rfm12b_rssi": (1, 2, 3), "openris_vna": (1, 2, 3)}
+REPLAYS = {"rfm12b_rssi": (1,), "openris_vna": (1,)}
 SEEDS = {**{name: seeds for name, (_, _, seeds) in RUNS.items()}, **REPLAYS}
 ITEMS = [f"{name}:{seed}" for name, seeds in SEEDS.items() for seed in seeds]
 
