@@ -51,6 +51,10 @@ _RENEW_AGAIN_S = _HANDSHAKE_MS / 1000 + 1.0
 """… and again where it still hears nothing: a handshake that is under way gets the time that it may take."""
 MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
+_AGAIN_S = 0.1
+"""Least time between two repetitions of all unacknowledged messages, whatever the other end says that it lacks."""
+_MOST_NUMBER = 1 << 48
+"""Numbers of messages are smaller: a run sends some thousands a second at most."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
 """Largest number of names that are stored: more than the nodes of any lab."""
@@ -200,6 +204,8 @@ class Hub:
         self._routes: dict[tuple[str, bool], bytes] = {}
         """(node, is it its heartbeat thread) → route, learned from authenticated messages only, so that an impostor
         gains nothing by choosing the routing id of another node."""
+        self._repeated_s: dict[str, float] = {}
+        """Node → when all that it is owed was last sent again."""
         self._pulses = 0
         """Number of answers to heartbeats so far; these are numbered but not kept."""
         self._last_seen: OrderedDict[str, OrderedDict[bytes, tuple[str, int]]] = OrderedDict()
@@ -300,6 +306,7 @@ class Hub:
             self._sessions.pop(gone, None)
             for pulse in (False, True):
                 self._routes.pop((gone, pulse), None)
+            self._repeated_s.pop(gone, None)
 
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
         """Send to a node's main loop or to its heartbeat thread.
@@ -332,6 +339,8 @@ class Hub:
             session.withdraw(lambda body: isinstance(body, kinds), m.Withdrawn())
 
     def _send_again(self, name: str, session: Session) -> None:
+        if not _is_due(self._repeated_s, name):
+            return  # the node says again what it lacks
         for number, body, parent in list(session.owed):
             self._transmit(name, session, number, body, parent)
 
@@ -472,6 +481,15 @@ class PulseLink(Link):
         return "next"
 
 
+def _is_due(repeated_s: dict[str, float], name: str) -> bool:
+    """Return whether enough time has passed since the last repetition, and note this one."""
+    now_s = time.monotonic()
+    if now_s - repeated_s.get(name, -_AGAIN_S) < _AGAIN_S:
+        return False
+    repeated_s[name] = now_s
+    return True
+
+
 class _Discusser:
     """What both ends of a discussion do so that a break of its connection costs time and no message.
 
@@ -484,6 +502,7 @@ class _Discusser:
         self._session = Session("", most=_QUEUED_PUBLIC)
         self._answered = -1
         """The number of the other end's next message, by the latest that it sent of itself."""
+        self._repeated_s: dict[str, float] = {}
 
     def _here(self, parent: int) -> bytes:
         session = self._session
@@ -491,8 +510,13 @@ class _Discusser:
         return HERE.pack(self._incarnation, first, session.next_id, session.seen, parent)
 
     def _hear(self, data: bytes) -> bool:
-        """Take what the other end sent of itself; returns whether something is to be sent to it again."""
+        """Take what the other end sent of itself; returns whether something is to be sent to it again.
+
+        Raises ProtocolError for numbers that no session has.
+        """
         incarnation, first, next_id, seen, parent = HERE.unpack(data)
+        if not (0 <= first <= next_id < _MOST_NUMBER and -1 <= seen < _MOST_NUMBER and -1 <= parent < _MOST_NUMBER):
+            raise ProtocolError("the state of a discussion's end with numbers that no session has")
         session = self._session
         if session.incarnation != incarnation.hex():  # another process
             session.incarnation, session.seen = incarnation.hex(), first - 1
@@ -501,6 +525,8 @@ class _Discusser:
         return session.has_lost(seen, parent)
 
     def _send_again(self) -> None:
+        if not _is_due(self._repeated_s, ""):
+            return  # the other end says again what it lacks
         for number, envelope, _ in list(self._session.owed):
             self._transmit(number, envelope)
 
@@ -570,10 +596,15 @@ class DiscussionHost(_Discusser):
         return self._next(envelope)
 
     def _meet(self, route: bytes, data: bytes) -> None:
-        has_moved, self._route = route != self._route, route
-        if self._session.incarnation not in ("", data[: len(self._incarnation)].hex()):
+        before = self._session.incarnation
+        try:
+            has_lost = self._hear(data)
+        except ProtocolError:
+            self._strike(route, "schema")
+            return
+        if before not in ("", self._session.incarnation):
             self._session.owed.clear()  # it was for another process of Bob's
-        has_lost = self._hear(data)
+        has_moved, self._route = route != self._route, route
         self._give(self._here(self._answered))  # first: he takes nothing from a process that he does not know
         if has_lost or has_moved:
             self._send_again()
@@ -610,11 +641,11 @@ class DiscussionGuest(_Discusser):
     def receive(self) -> m.PublicEnvelope | None:
         data = self.socket.recv()
         self._heard_s = time.monotonic()
-        if len(data) == HERE.size:
-            if self._hear(data):
-                self._send_again()
-            return None
         try:
+            if len(data) == HERE.size:
+                if self._hear(data):
+                    self._send_again()
+                return None
             envelope = m.decode_public(data)
         except ProtocolError:
             self.refused["schema"] += 1

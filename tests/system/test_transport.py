@@ -169,7 +169,7 @@ def test_eve_who_has_bobs_name_in_a_message_of_alices_is_not_bob() -> None:
     host = transport.DiscussionHost(wire, "127.0.0.1", 0, "bob")
     guest = transport.DiscussionGuest(wire, f"tcp://127.0.0.1:{host.port}", "alice")
     try:
-        guest.send(said("alice", "reflected"))
+        guest._give(m.encode(said("alice", "reflected")))
         guest.send(said("bob", "answer"))
         assert until(host.socket, host.receive).message.kind == "answer"
         assert host.refused == {"impostor": 1}
@@ -295,3 +295,48 @@ def test_a_message_changed_on_the_wire_is_never_heard_and_comes_again_before_the
         assert "schema" not in host.refused  # the changed one came not even as garbage
     finally:
         tap.close()
+
+
+def test_a_state_with_impossible_numbers_is_refused_and_ends_nobody() -> None:
+    wire = transport.Wire(None)
+    host = transport.DiscussionHost(wire, "127.0.0.1", 0, "bob")
+    bob = wire.context.socket(zmq.DEALER)
+    bob.linger = 0
+    bob.connect(f"tcp://127.0.0.1:{host.port}")
+    frames = [(-(2**63), 0, 0, 0), (5, 4, 0, 0), (0, 2**62, 0, 0), (0, 0, -2, 0), (0, 0, 0, -(2**63))]
+    for numbers in frames:
+        bob.send(transport.HERE.pack(b"x" * 8, *numbers))
+        assert until(host.socket, lambda: host.receive() is None)
+    assert host.refused["schema"] == len(frames)
+    bob.close()
+    host.socket.close(0)
+    host._transcript.close(0)
+    wire.close()
+
+
+def test_what_is_owed_is_not_sent_again_for_each_frame_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = transport.Wire(None)
+    hub = transport.Hub(wire, "127.0.0.1", 0)
+    link = transport.Link(wire, f"tcp://127.0.0.1:{hub.port}", "eve", "1")
+    link.send(HELLO)
+    until(hub.socket, hub.receive)
+    for number in range(20):
+        hub.send("eve", m.ReadSurface(round=number))
+    sent = []
+    monkeypatch.setattr(hub, "_transmit", lambda name, session, number, body, parent: sent.append(number))
+    clock = [transport.time.monotonic() + 10.0]
+    monkeypatch.setattr(transport.time, "monotonic", lambda: clock[0])
+    asks = m.encode(m.Envelope(m.Header(1, m.VERSION, "eve", "1", "", parent=5000, seen=-1), m.Here()))
+    for _ in range(10):
+        link.socket.send(asks)
+        assert hub.socket.poll(5000)
+        hub.receive()
+    assert sent.count(0) == 1  # all of it once; the other numbers are those of answers
+    clock[0] += 1.0
+    link.socket.send(asks)
+    assert hub.socket.poll(5000)
+    hub.receive()
+    assert sent.count(0) == 2
+    link.socket.close(0)
+    hub.socket.close(0)
+    wire.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -333,3 +334,22 @@ def test_a_field_without_an_end_in_a_log_is_refused(tmp_path: Path, line: bytes)
             return file.told()
 
     assert "field larger than field limit" in refused(read)
+
+
+def test_a_good_file_is_read_where_ends_of_children_are_ignored() -> None:
+    here, before = os.getpid(), signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert hdf5.survived(lambda: 7) == 7
+        with pytest.raises(ValueError, match="damaged: reading it ends a process"):
+            hdf5.survived(lambda: os.kill(os.getpid(), signal.SIGKILL) if os.getpid() != here else 7)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_child_that_cannot_begin_calls_no_file_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(hdf5.resource, "setrlimit", full)
+    with pytest.raises(OSError, match="could not begin"):
+        hdf5.survived(lambda: 7)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -35,6 +36,7 @@ PLAN = ChainPlan(
     enhance="klt", enhance_options={"phase": "coherent"}, quantize="equiprobable", reconcile="multilevel"
 )  # fmt: skip
 MODELLED = Accounting(entropy="modelled", sacrifice_fraction=0.05)
+FAR = msgspec.structs.replace(MODELLED, assumed_eve_distance_wavelengths=1.0)
 
 
 def pair(n: int, snr_db: float, dimensions: int = 1, seed: int = 1):
@@ -206,10 +208,10 @@ def test_klt_dimensions_are_uncorrelated_ordered_and_reciprocal():
 # ---------------------------------------------------------------- pipeline and accounting
 
 
-def block(n: int, kappa: float, snr_db: float = 18.0):
+def block(n: int, kappa: float, snr_db: float = 18.0, accounting: Accounting = FAR):
     """A block agreed at both ends, and what Eve reports of it."""
     a, b, e = series(n, snr_db, kappa)
-    chain = KeyChain(PLAN, MODELLED)
+    chain = KeyChain(PLAN, accounting)
     alice, bob, _ = run(chain.agree("alice", a, 0, 5), chain.agree("bob", b, 0, 5))
     assert alice.report.verified, alice.report.failure
     assert np.array_equal(alice.values, bob.values)
@@ -247,7 +249,7 @@ def test_the_nearer_eve_the_shorter_the_key():
 
 
 def test_an_unmeasured_eve_costs_what_is_assumed():
-    chain, alice, _, _ = block(500, 0.0)
+    chain, alice, _, _ = block(500, 0.0, accounting=MODELLED)
     nobody = chain.decide(alice, Knowledge().facts(alice), 5)
     assert not nobody.eve_measured
     assert nobody.limiting == "assumed"
