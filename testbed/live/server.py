@@ -25,6 +25,8 @@ from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
 """Time between two reads of the journal, and between two messages to a page."""
+_LAST_MESSAGES = 3
+"""Number of messages to a page after the server was told to end: they say how the run ended."""
 MAX_PAGES = 16
 _LAST_LOOK_S = 1.5
 """The server runs for this time after the end of the run's process, so that pages can show how the run ended."""
@@ -46,8 +48,12 @@ def page(token: str, controls: bool) -> str:
     return html
 
 
-def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port: int) -> Any:
+def application(
+    feed: Feed, ask: Callable[[str], None] | None, token: str, port: int, is_over: Callable[[], bool] = lambda: False
+) -> Any:
     """Return the ASGI application; `ask` is called with a page's request to the run, None where none is accepted.
+
+    is_over: whether the server is about to end, upon which the streams of the open pages end by themselves.
 
     Raises InputError where the extra `live` is not installed.
     """
@@ -90,8 +96,9 @@ def application(feed: Feed, ask: Callable[[str], None] | None, token: str, port:
             nonlocal pages
             pages += 1
             try:
-                cursor, before = None, ""
-                while True:
+                cursor, before, last = None, "", _LAST_MESSAGES
+                while last:
+                    last -= is_over()
                     message, cursor = await asyncio.to_thread(feed.message, cursor)
                     text = json.dumps(message, allow_nan=False, separators=(",", ":"))
                     # The comment line keeps the connection open, and sending it fails where the page was closed.
@@ -151,8 +158,10 @@ def serve(folder: Path, port: int = 0, supervised: bool = False, ready: Callable
         raise InputError(f"port {port}: {exc.strerror}; accepted: a free port, or 0 for any") from exc
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     ask = (lambda what: print(json.dumps({"ask": what}), flush=True)) if supervised else None
-    asgi = application(feed, ask, secrets.token_urlsafe(24), listening.getsockname()[1])
-    config = uvicorn.Config(asgi, log_level="error", access_log=False, timeout_graceful_shutdown=1)
+    asgi = application(
+        feed, ask, secrets.token_urlsafe(24), listening.getsockname()[1], lambda: bool(server.should_exit)
+    )
+    config = uvicorn.Config(asgi, log_level="error", access_log=False, timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
     if supervised:
         threading.Thread(target=_leave_after, args=(server,), daemon=True).start()

@@ -112,7 +112,9 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         browser.value("setTimeout(() => ask('stop'), 0)")
         browser.wait("document.getElementById('state').textContent.startsWith('over') || state.last.state === 'closed'")
         assert browser.errors == []
-    assert process.wait(200) == 130
+        assert process.wait(200) == 130
+        # the page was open to the end
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_neither_a_browser_that_never_reads_nor_a_stranger_reaches_the_run(live_run: Any) -> None:
