@@ -25,8 +25,8 @@ from testbed.live.feed import Feed
 
 PERIOD_S = 0.5
 """Time between two reads of the journal, and between two messages to a page."""
-_LAST_MESSAGES = 3
-"""Number of messages to a page after the server was told to end: they say how the run ended."""
+_LAST_MESSAGES = 12
+"""Most messages to a page after the server was told to end, until one says that the run is closed."""
 MAX_PAGES = 16
 _LAST_LOOK_S = 1.5
 """The server runs for this time after the end of the run's process, so that pages can show how the run ended."""
@@ -104,6 +104,8 @@ def application(
                     # The comment line keeps the connection open, and sending it fails where the page was closed.
                     yield f"data: {text}\n\n" if text != before else ": same\n\n"
                     before = text
+                    if last < _LAST_MESSAGES and message["state"] == "closed":
+                        return
                     await asyncio.sleep(PERIOD_S)
             finally:
                 pages -= 1
@@ -161,7 +163,7 @@ def serve(folder: Path, port: int = 0, supervised: bool = False, ready: Callable
     asgi = application(
         feed, ask, secrets.token_urlsafe(24), listening.getsockname()[1], lambda: bool(server.should_exit)
     )
-    config = uvicorn.Config(asgi, log_level="error", access_log=False, timeout_graceful_shutdown=3)
+    config = uvicorn.Config(asgi, log_level="error", access_log=False, timeout_graceful_shutdown=8)
     server = uvicorn.Server(config)
     if supervised:
         threading.Thread(target=_leave_after, args=(server,), daemon=True).start()
