@@ -68,7 +68,7 @@ class SimRadio(Radio):
         self._first = True
         """Whether nothing was transmitted yet, at these settings in this world."""
         self._unheard: list[tuple[IqBlock, float | None]] = []
-        """Number of transmissions since the World's last answer."""
+        """The transmissions since the World's last answer, with their times."""
         self._link = link_for(name, context)
         try:
             self._link.attach("radio", self.state)

@@ -147,9 +147,9 @@ class Coordinator:
         self._world: str | None = None
         """Endpoint of the simulated air."""
         self._advance_world: Callable[[float], None] | None = None
-        """What the simulated air reports of the scene, once it has loaded it."""
+        """Lets the time of the simulated air pass; None until the air has loaded the scene, and without such an air."""
         self._untold: list[e.RoundOver] = []
-        """Number of closed rounds of a train that come after the one that is being recorded."""
+        """The closed rounds of a train that come after the one that is being recorded."""
         self._began_s = 0.0
         self._next_check_s = 0.0
         self._day_ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()

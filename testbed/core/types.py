@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 C64 = NDArray[np.complex64]
+F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from testbed.core.types import F64, I64
+from testbed.core.types import F32, F64, I64
 from testbed.entropy.facts import Facts, Mask, zero_filled
 from testbed.entropy.shifts import Anchor, Match, Reference, agreement_of, everywhere, known_candidates
-
-F32 = NDArray[np.float32]
 
 _PIECE = 48
 _PASSES = 2

@@ -235,6 +235,11 @@ class Facts:
         """(dimension,) the first column of each dimension."""
         return np.arange(self.n_dimensions) if self.columns is None else self.columns[:, 0]
 
+    @property
+    def is_scalar(self) -> bool:
+        """Whether every label follows from one column."""
+        return self.columns is None or self.columns.shape[1] == 1
+
     # ------------------------------------------------------------ views
 
     def hide(self, test: I64) -> Facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.core.types import F64
-from testbed.entropy.facts import Mask, zero_filled
+from testbed.entropy.facts import Facts, Mask, zero_filled
 
 _NEW = 0.5
 """Prior probability that a probe is at none of the places."""
@@ -41,6 +41,19 @@ def by_columns_before(z: F64, near: F64, allowed: Mask, error: float) -> tuple[F
         logs = logs + np.where(known[:, None], np.where(there, fit, alone[:, None]), 0.0)
         new = new + alone
     return mean, spread
+
+
+def by_places(facts: Facts, key: object, z: F64, near: F64, allowed: Mask, error: float) -> tuple[F64, F64] | None:
+    """Return the result of `by_columns_before`; None in all folds if it explained nothing in the first one.
+
+    It costs time, and the first fold shows whether it is worth it. key: under which that is kept.
+    """
+    if not facts.scratch.get(key, True):
+        return None
+    mean, spread = by_columns_before(z, near, allowed, error)
+    if key not in facts.scratch:
+        facts.scratch[key] = tells(z, mean, spread)
+    return (mean, spread) if facts.scratch[key] else None
 
 
 def tells(z: F64, mean: F64, spread: F64) -> bool:

@@ -68,11 +68,12 @@ def frequencies(facts: Facts, train: I64) -> F64:
 
 def read_off_columns(facts: Facts, train: I64, test: I64, z: F64, mean: F64, spread: F64) -> F64:
     """As `read_off` from estimates and spreads (probe, column) of z: each symbol by all of its columns."""
-    if facts.columns is None or facts.columns.shape[1] == 1:
+    if facts.is_scalar:
         column = facts.main_column[facts.dimension]
         return read_off(
             facts, train, test, own_target(facts, z), mean[facts.probe, column], spread[facts.probe, column]
         )
+    assert facts.columns is not None
     column = facts.columns[facts.dimension]
     probe = facts.probe[:, None]
     return _read_off(facts, train, test, z[probe, column], mean[probe, column], spread[probe, column].max(axis=1))

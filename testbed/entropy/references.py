@@ -7,7 +7,7 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.facts import Earlier, Facts, Mask
 from testbed.entropy.gaussian_labels import normal_scores
-from testbed.entropy.series import joined, joined_of
+from testbed.entropy.series import joined_of
 from testbed.entropy.shifts import Reference, constant
 
 _RATES = (
@@ -15,8 +15,6 @@ _RATES = (
     (1, 2), (1, 3), (2, 3), (3, 4),
 )  # fmt: skip
 """(p, q): Eve counts q where Alice counts p, because she receives q of p rounds or measures more often."""
-
-
 _NEARBY = 12
 
 
@@ -25,7 +23,7 @@ def eves(facts: Facts) -> list[Reference]:
     backwards.
     """
     if "eves" not in facts.scratch:
-        rounds, values = joined(facts.heard)
+        rounds, values = joined_of(facts, whole=True)
         groups = _groups(facts)
         out = [Reference("Eve", rounds, values, search="close", groups=groups)]
         if (np.diff(facts.rounds) != 1).any():

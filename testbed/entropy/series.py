@@ -30,12 +30,16 @@ def joined(heard: tuple[Heard, ...], scores: bool = True) -> tuple[I64, F64]:
     return rounds, np.concatenate(columns, axis=1) if columns else np.zeros((rounds.size, 0))
 
 
-def joined_of(facts: Facts, scores: bool = True) -> tuple[I64, F64]:
-    """As `joined` for a block, computed once for all attacks and folds; channels that never vary are left out."""
-    key = ("joined", scores)
+def joined_of(facts: Facts, scores: bool = True, whole: bool = False) -> tuple[I64, F64]:
+    """As `joined` for a block, computed once for all attacks and folds. Unless `whole`, channels that never vary are
+    left out."""
+    key = ("joined", scores, whole)
     if key not in facts.scratch:
-        rounds, values = joined(facts.heard, scores)
-        facts.scratch[key] = rounds, values[:, np.isfinite(values).any(axis=0)]
+        if whole:
+            facts.scratch[key] = joined(facts.heard, scores)
+        else:
+            rounds, values = joined_of(facts, scores, whole=True)
+            facts.scratch[key] = rounds, values[:, np.isfinite(values).any(axis=0)]
     found: tuple[I64, F64] = facts.scratch[key]
     return found
 

@@ -12,7 +12,7 @@ dozen, whose agreement is too large for chance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -91,9 +91,10 @@ class Reference:
     def reversed(self) -> Reference:
         """Return the series reversed in time: round r becomes −r."""
         public = None if self.public is None else self.public[::-1]
-        return Reference(
-            f"{self.name}, backwards", -self.rounds[::-1], self.values[::-1], public, True, groups=self.groups
-        )
+        return replace(
+            self, name=f"{self.name}, backwards", rounds=-self.rounds[::-1], values=self.values[::-1], public=public,
+            backwards=True, search="pieces",
+        )  # fmt: skip
 
 
 def dense(rounds: I64, values: F64, first: int, size: int) -> NDArray[np.float32]:
@@ -337,8 +338,14 @@ def agreement_of(z: F64, inputs: F64) -> float:
 
 def agreements(z: F64, series: F64) -> F64:
     """Return (candidate,) the result of `agreement_of` for each candidate of a series (probe, candidate, channel)."""
-    n, candidates, channels = series.shape
     a, b = zero_filled(z), zero_filled(series)
     both = np.count_nonzero(np.asarray(a.any(axis=1))[:, None] & b.any(axis=2), axis=0)
-    products = (a.T @ b.reshape(n, candidates * channels)).reshape(z.shape[1], candidates, channels)
-    return np.asarray((products**2).sum(axis=(0, 2)) / np.maximum(both, 1))
+    return np.asarray(squared_products(a, b) / np.maximum(both, 1))
+
+
+def squared_products(a: F64, b: F64) -> F64:
+    """Return (candidate,) the sum over all pairs of columns of (Σ a·b)², of a (probe, column) with each candidate of b
+    (probe, candidate, channel); no NaN."""
+    n, candidates, channels = b.shape
+    products = (a.T @ b.reshape(n, candidates * channels)).reshape(a.shape[1], candidates, channels)
+    return np.asarray((products**2).sum(axis=(0, 2)))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from testbed.core.types import F64, I64
+from testbed.core.types import F32, F64, I64
 from testbed.entropy.facts import Mask, zero_filled
-
-F32 = NDArray[np.float32]
 
 FINER = 2
 """Number of places, found by linear interpolation, from one round of the earlier walk to the next."""

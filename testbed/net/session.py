@@ -11,6 +11,7 @@ connection. If the answer acknowledges fewer of them (`seen`), the connection th
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -30,6 +31,8 @@ class Session:
         """Number of the next message that this end sends."""
         self.seen = first - 1
         """Highest number that was received in order."""
+        self.repeated_s = -math.inf
+        """When all that is owed was last sent again, on a clock of whoever sends it."""
         self.owed: deque[tuple[int, Any, int | None]] = deque()
         """(number, body, number of the message that it answers) of every unacknowledged message, oldest first."""
 

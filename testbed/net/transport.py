@@ -204,8 +204,6 @@ class Hub:
         self._routes: dict[tuple[str, bool], bytes] = {}
         """(node, is it its heartbeat thread) → route, learned from authenticated messages only, so that an impostor
         gains nothing by choosing the routing id of another node."""
-        self._repeated_s: dict[str, float] = {}
-        """Node → when all that it is owed was last sent again."""
         self._pulses = 0
         """Number of answers to heartbeats so far; these are numbered but not kept."""
         self._last_seen: OrderedDict[str, OrderedDict[bytes, tuple[str, int]]] = OrderedDict()
@@ -306,7 +304,6 @@ class Hub:
             self._sessions.pop(gone, None)
             for pulse in (False, True):
                 self._routes.pop((gone, pulse), None)
-            self._repeated_s.pop(gone, None)
 
     def send(self, name: str, body: Any, to_pulse: bool = False) -> None:
         """Send to a node's main loop or to its heartbeat thread.
@@ -339,7 +336,7 @@ class Hub:
             session.withdraw(lambda body: isinstance(body, kinds), m.Withdrawn())
 
     def _send_again(self, name: str, session: Session) -> None:
-        if not _is_due(self._repeated_s, name):
+        if not _may_repeat(session):
             return  # the node says again what it lacks
         for number, body, parent in list(session.owed):
             self._transmit(name, session, number, body, parent)
@@ -481,12 +478,12 @@ class PulseLink(Link):
         return "next"
 
 
-def _is_due(repeated_s: dict[str, float], name: str) -> bool:
-    """Return whether enough time has passed since the last repetition, and note this one."""
+def _may_repeat(session: Session) -> bool:
+    """Return whether enough time has passed since all that is owed was last sent again, and note that it is now."""
     now_s = time.monotonic()
-    if now_s - repeated_s.get(name, -_AGAIN_S) < _AGAIN_S:
+    if now_s - session.repeated_s < _AGAIN_S:
         return False
-    repeated_s[name] = now_s
+    session.repeated_s = now_s
     return True
 
 
@@ -502,7 +499,6 @@ class _Discusser:
         self._session = Session("", most=_QUEUED_PUBLIC)
         self._answered = -1
         """The number of the other end's next message, by the latest that it sent of itself."""
-        self._repeated_s: dict[str, float] = {}
 
     def _here(self, parent: int) -> bytes:
         session = self._session
@@ -525,7 +521,7 @@ class _Discusser:
         return session.has_lost(seen, parent)
 
     def _send_again(self) -> None:
-        if not _is_due(self._repeated_s, ""):
+        if not _may_repeat(self._session):
             return  # the other end says again what it lacks
         for number, envelope, _ in list(self._session.owed):
             self._transmit(number, envelope)

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from testbed.chain.reconcile._degrees import LONG, SHORT
 from testbed.core.seeds import derive
-from testbed.core.types import F64, I64, U8
-
-F32 = NDArray[np.float32]
+from testbed.core.types import F32, F64, I64, U8
 
 _SHORT_UP_TO = 6000
 _LOW_DEGREE = 4

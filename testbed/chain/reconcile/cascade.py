@@ -24,9 +24,7 @@ from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.options import StageOptions
 from testbed.core.seeds import permutation
 from testbed.core.stages import Evidence, ReconciledBits, Reconciler
-from testbed.core.types import F64, I64, U8
-
-F32 = NDArray[np.float32]
+from testbed.core.types import F32, F64, I64, U8
 
 ASK, ANSWER = "cascade_ask", "cascade_answer"
 MAX_ERROR_RATE = 0.25

@@ -8,7 +8,7 @@ from testbed.core.types import F64, I64
 from testbed.entropy.estimating import DirectAttack
 from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.references import rounds_nearby
-from testbed.entropy.shifts import Match, agreement_of
+from testbed.entropy.shifts import Match, agreement_of, squared_products
 
 _PERIODS = range(2, 9)
 _LEAST_ROWS = 24
@@ -33,8 +33,6 @@ def _by_phase(z: F64, near: F64, phase: I64) -> F64:
     filled, known = zero_filled(near), zero_filled(z)
     for p in np.unique(phase).tolist():
         rows = phase == p
-        part = filled[rows]
-        products = (known[rows].T @ part.reshape(part.shape[0], -1)).reshape(z.shape[1], part.shape[1], part.shape[2])
-        best = int((products**2).sum(axis=(0, 2)).argmax())
+        best = int(squared_products(known[rows], filled[rows]).argmax())
         out[rows] = near[rows, best]
     return out

@@ -27,8 +27,7 @@ class RecurrencePlaced(RecurrenceWarped):
     folds: ClassVar[Folds] = "symbols"
 
     def applies(self, facts: Facts) -> bool:
-        several = facts.features.shape[1] > 1 and (facts.columns is None or facts.columns.shape[1] == 1)
-        return several and super().applies(facts)
+        return facts.is_scalar and facts.features.shape[1] > 1 and super().applies(facts)
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)

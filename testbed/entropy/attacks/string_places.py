@@ -9,7 +9,7 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import HIDDEN_CONTEXT, Attack, Folds
 from testbed.entropy.facts import Facts
-from testbed.entropy.places import by_columns_before, tells
+from testbed.entropy.places import by_places
 from testbed.entropy.read_off import frequencies, read_off_columns, scores
 
 _ERROR = 0.2
@@ -24,14 +24,11 @@ class StringPlaces(Attack):
     hidden_context = HIDDEN_CONTEXT
 
     def applies(self, facts: Facts) -> bool:
-        alone = facts.columns is None or facts.columns.shape[1] == 1
-        return alone and facts.features.shape[1] > 1 and facts.rounds.size <= _MOST_PROBES
+        return facts.is_scalar and facts.features.shape[1] > 1 and facts.rounds.size <= _MOST_PROBES
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
-        if facts.scratch.get("places", True):  # decided at the first fold: it costs time
-            z = scores(facts)
-            probe = np.arange(z.shape[0])
-            mean, spread = by_columns_before(z, z, probe[None, :] < probe[:, None], _ERROR)
-            if facts.scratch.setdefault("places", tells(z, mean, spread)):
-                return read_off_columns(facts, train, test, z, mean, spread)
-        return np.asarray(frequencies(facts, train)[test])
+        z, probe = scores(facts), np.arange(facts.rounds.size)
+        found = by_places(facts, "places", z, z, probe[None, :] < probe[:, None], _ERROR)
+        if found is None:
+            return np.asarray(frequencies(facts, train)[test])
+        return read_off_columns(facts, train, test, z, *found)
