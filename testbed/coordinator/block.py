@@ -178,6 +178,8 @@ class Blocks:
         self._next = 0
         self._one_sided: list[int] = []
         """Blocks that failed when one end may already have had its key: both ends are ordered to delete it."""
+        self.untold: set[str] = set()
+        """Ends that were away when they had to be ordered to delete such a key."""
         self._with_key: list[int] = []
         """Blocks of which both ends have reported a key: both ends are ordered to keep it."""
 
@@ -197,6 +199,7 @@ class Blocks:
         comes back, and at the end of the run."""
         if not node.required or not node.measures:
             return []
+        self.untold.discard(node.name)
         drop = [m.Abandon(block=n, reason="the other end has no key of it") for n in self._one_sided]
         parts = (self._with_key[i : i + m.MAX_KEPT] for i in range(0, len(self._with_key), m.MAX_KEPT))
         return [Send(node.name, body) for body in (*drop, *(m.KeepKeys(blocks=part) for part in parts))]
@@ -366,6 +369,8 @@ class Blocks:
         """Order both ends to give a block up; an end that is away gets the order when it comes back."""
         if block.stage.now == "amplify":
             self._one_sided.append(block.number)
+            ends = (self._roster.nodes[name] for name in self._roster.pair())
+            self.untold |= {node.name for node in ends if not (node.alive or node.is_missing)}
         body = m.Abandon(block=block.number, reason=block.failure or "no key")
         return [*self._roster.send("alice", body), *self._roster.send("bob", body)]
 

@@ -523,7 +523,9 @@ class CoordinatorState(Deadlines):
         return self.roster.go_on_without(missing, failure, "did not join in time")
 
     def _look_for_returns(self) -> list[Effect]:
-        return self.roster.look_for_returns() if self.phase in ("configuring", "probing", "distilling") else []
+        if self.phase not in ("configuring", "probing", "distilling") or self._all_is_used():
+            return []
+        return self.roster.look_for_returns()
 
     def _look_for_unready(self) -> list[Effect]:
         if self.phase not in ("probing", "distilling"):
@@ -674,8 +676,17 @@ class CoordinatorState(Deadlines):
         self._phases.enter("distilling")
         return self.blocks.start()
 
+    def _all_is_used(self) -> bool:
+        """Whether nothing is left to be done but to tell the nodes the end."""
+        return self.phase == "probing" and self._is_done and self._rounds_pause() and not self.tally.pending
+
     def _run_is_done(self) -> bool:
-        return self._is_done and self._rounds_pause()
+        return self._is_done and self._rounds_pause() and not self._an_end_may_still_be_told()
+
+    def _an_end_may_still_be_told(self) -> bool:
+        """Whether an end that may alone have a key is away, and its time to come back is not over."""
+        away = (self.roster.nodes[name] for name in self.blocks.untold)
+        return not self._stop_asked and any(not node.is_overdue_to_return for node in away)
 
     def _end_as_planned(self) -> list[Effect]:
         if self._stop_asked:

@@ -108,6 +108,34 @@ def test_an_end_that_missed_an_order_gets_it_before_the_end(comes_back: str) -> 
     assert not [x for x in stage.notes if x.kind == "end_not_told"]
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_run_waits_at_its_end_for_an_end_that_may_alone_have_a_key(comes_back: bool) -> None:
+    """Bob was killed in the last block after he had stored his key: the run ended at once, and he kept it."""
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        return [] if node == "bob" and isinstance(body, m.Amplify) and body.block == 1 else None
+
+    stage = Stage(script, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    assert stage.state.phase == "probing"
+    if comes_back:
+        stage.lives["bob"] = 2
+        stage.join("bob")
+        assert ("bob", 1) in abandoned(stage)
+    else:
+        stage.wait(stage.state.lab.coordinator.rejoin_timeout_s + 1.0, beating=("alice", "eve"))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert [x.detail["node"] for x in stage.notes if x.kind == "end_not_told"] == ([] if comes_back else ["bob"])
+
+
+def test_a_run_whose_ends_have_no_key_alone_ends_without_waiting() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Distil) and b.block == 1 else None, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
 def test_a_node_that_stays_for_further_runs_is_not_welcomed_to_the_one_that_ends() -> None:
     stage = Stage(lambda n, b: [] if n == "alice" and isinstance(b, m.Finish) else None, **PLAN)
     stage.join()

@@ -66,7 +66,7 @@ def test_a_run_that_had_ended_is_closed_as_it_had_ended(tmp_path: Path, moment: 
     first = keys("alice")
     assert len(first) == 1
     assert keys("bob") == first
-    assert stored("rehearsals/*/*.confirmed") == dict.fromkeys(("alice", "bob"), ["block-0000.confirmed"])
+    assert stored("rehearsals/*/*.confirmed") == {role: ["block-0000.confirmed"] for role in ("alice", "bob")}
     nothing: dict[str, list[str]] = {"alice": [], "bob": []}
     kept = {"alice": ["block-0000.begun", "block-0000.decided"], "bob": ["latest.numbered"]}
     assert stored("known/*/*") == (nothing if nodes_know else kept)
