@@ -21,7 +21,7 @@ import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import key_file, logs, seeds
+from testbed.core import key_file, logs, memory, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -58,6 +58,8 @@ _SAID_AFTER_S = 2.0
 """Seconds after which a node that no coordinator has welcomed prints what it waits for."""
 COORDINATOR_SILENT = 3
 """Exit status of a node whose coordinator was silent for too long."""
+_BLOCK_REPORTS = (m.Agreed, m.Trained, m.Attacked, m.Amplified, m.KeyGuessed)
+"""Reports on a stage of a block, which may have needed hundreds of megabytes."""
 MAX_TROUBLE = 20
 """Number of messages that could not be handled after which the node ends, because the cause seems to be lasting."""
 
@@ -427,6 +429,8 @@ class NodeDaemon:
 
     def _report(self, x: e.Report) -> None:
         self._link.send(x.body)
+        if isinstance(x.body, _BLOCK_REPORTS):
+            memory.give_back()
 
     def _publish(self, x: e.Publish) -> None:
         if self._host is not None:

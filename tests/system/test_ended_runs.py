@@ -18,20 +18,20 @@ ROUNDS = 250
 
 DIES = """
 import os, signal, sys
-from testbed.coordinator.server import Coordinator
 from testbed.net.messages import Finish
+from testbed.net.transport import Hub
 from testbed.records.writer import RunWriter
 
 def dies_before(kind, name, holds):
     method = getattr(kind, name)
-    def instead(self, *arguments):
-        if holds(*arguments):
+    def instead(self, *arguments, **more):
+        if holds(*arguments, **more):
             os.kill(os.getpid(), signal.SIGKILL)
-        return method(self, *arguments)
+        return method(self, *arguments, **more)
     setattr(kind, name, instead)
 
 if sys.argv.pop(1) == "before any node is told":
-    dies_before(Coordinator, "_send", lambda x: isinstance(x.body, Finish))
+    dies_before(Hub, "send", lambda name, body, **_: isinstance(body, Finish))
 else:
     dies_before(RunWriter, "close", lambda *_: True)
 from testbed.__main__ import main
@@ -56,7 +56,11 @@ def stored(pattern: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("moment", "nodes_know"), [("before any node is told", False), ("before the record is closed", True)]
+    ("moment", "nodes_know"),
+    [
+        pytest.param("before any node is told", False, marks=pytest.mark.long),
+        ("before the record is closed", True),
+    ],
 )
 def test_a_run_that_had_ended_is_closed_as_it_had_ended(tmp_path: Path, moment: str, nodes_know: bool) -> None:
     folder = died(tmp_path, moment)
