@@ -92,8 +92,11 @@ class Past:
     @classmethod
     def of(cls, parts: Iterable[Stored]) -> Past:
         parts = sorted(parts, key=lambda part: part.block)
-        begun, decided = (tuple(p for p in parts if isinstance(p, kind)) for kind in (Begun, Decided))
-        return cls(begun, decided, max((p.block for p in parts), default=-1))
+        return cls(
+            tuple(p for p in parts if isinstance(p, Begun)),
+            tuple(p for p in parts if isinstance(p, Decided)),
+            max((p.block for p in parts), default=-1),
+        )
 
     @property
     def first(self) -> int:
