@@ -196,6 +196,11 @@ class Site:
         return {int(p.stem.removeprefix("block-")): p.read_bytes() for p in paths}
 
 
+def ends_failed(run: RecordedRun) -> bool:
+    """Return whether a run had failed, by its record, when its coordinator was killed."""
+    return [e.data.get("status") for e in run.events if e.kind == "run_ending"][-1:] == ["failed"]
+
+
 def _role(words: list[str]) -> str:
     """Return the role of one of our command lines: run, sim, or a node's name."""
     return words[1] if words[:1] == ["node"] else words[0] if words else ""

@@ -99,7 +99,7 @@ class Node(Deadlines):
 
     def greet(self, incarnation: str, hello: m.Hello) -> None:
         self.incarnation, self.hello = incarnation, hello
-        self.dropped, self._dropped_noted = {}, {}
+        self.dropped, self._dropped_noted, self.stopped = {}, {}, False
 
     def note_dropped(self, factor: int = 2) -> list[Effect]:
         """Return a note where messages were dropped: the first time, and whenever there are `factor` times as many."""

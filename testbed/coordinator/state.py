@@ -221,7 +221,8 @@ class CoordinatorState(Deadlines):
             case LinkChanged(node, is_up):
                 return self.roster.change_link(self.roster.nodes[node], is_up) if node in self.roster.nodes else []
             case OrdersDropped(node, orders):
-                return self._count_dropped(self.roster.nodes[node], "coordinator", orders)
+                present = self.roster.nodes.get(node)  # None: a stranger, which does not read why it is refused
+                return self._count_dropped(present, "coordinator", orders) if present is not None else []
             case KeyRefused(detail):
                 self._key_trouble = f"; {detail}"
                 return [Note("key_refused", {"detail": detail})]
@@ -289,8 +290,10 @@ class CoordinatorState(Deadlines):
     def _greeted(self, node: Node, incarnation: str, body: m.Hello) -> list[Effect]:
         if body.role != node.role:
             return self.roster.refuse(node.name, f"claims role {body.role!r}, the lab file states {node.role!r}")
-        if node.incarnation == incarnation or node.stopped:
-            return []  # a repeated greeting, or that of a node that stays and waits for its next run
+        if node.incarnation == incarnation:
+            return []  # repeated greeting
+        if self.phase == "finishing" and node.stopped:
+            return []  # it stays, and waits for its next run
         out = self._lose(node, "restarted")
         came_back = node.incarnation != ""
         node.greet(incarnation, body)
@@ -855,7 +858,9 @@ class CoordinatorState(Deadlines):
         if kind == "stop" and self.phase in ("probing", "distilling"):
             self._stop_asked = True
             return [note]
-        return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
+        out = self._finish("stopped", f"{kind} was asked for", kind)
+        # Nothing is written before the transmitters are silent, as that may take long.
+        return sorted([note, *out], key=lambda x: not isinstance(x, HaltNode))
 
     def _ask_pause(self, paused: bool) -> list[Effect]:
         if paused == self._is_paused or self.phase == "finishing":

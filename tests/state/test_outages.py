@@ -250,6 +250,8 @@ def test_messages_that_too_many_others_kept_from_being_sent_are_noted_and_counte
     for orders in (1, 2, 3):
         stage.take(e.OrdersDropped("bob", orders))
     assert dropped(stage) == [("bob", "coordinator", 1), ("bob", "coordinator", 2)]
+    stage.take(e.OrdersDropped("mallory", 9))  # refused, and does not read it
+    assert len(dropped(stage)) == 2
     for n in (7, 7, 8, 20):
         stage.take(stage.says("alice", m.Heartbeat(state="ready", dropped=n)))
     assert dropped(stage)[2:] == [("alice", "node", 7), ("alice", "node", 20)]

@@ -255,7 +255,7 @@ def test_a_halt_reaches_the_transmitters_before_anything_is_written() -> None:
     stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round > 2 else None, **PLAN)
     stage.join()
     out = stage.state.handle(e.StopAsked("halt"))
-    assert [type(x) for x in out[:4]] == [e.Note, e.HaltNode, e.HaltNode, e.HaltNode]
+    assert [type(x) for x in out[:4]] == [e.HaltNode, e.HaltNode, e.HaltNode, e.Note]
     assert {x.node for x in out if isinstance(x, e.HaltNode)} == {"alice", "bob", "eve"}
 
 

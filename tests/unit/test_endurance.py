@@ -191,3 +191,14 @@ def test_a_process_that_ends_by_itself_before_it_is_killed_is_no_kill(site: Site
     assert site.kill(process.pid)
     assert process.wait(timeout=30) == -9
     assert not site.kill(process.pid)
+
+
+def test_whether_a_run_had_failed_is_read_from_its_latest_end(site: Site) -> None:
+    run = recorded(site.folder / "run", [0], {}, {})
+    assert not _endurance.ends_failed(run)
+    writer = RunWriter(run.folder, run.start, past=run)
+    for status in ("finished", "failed"):
+        writer.event("run_ending", {"status": status, "detail": "x"})
+    writer._journal.close()
+    writer._lock.release(remove=False)
+    assert _endurance.ends_failed(reader.load(run.folder))
