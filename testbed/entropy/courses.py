@@ -41,21 +41,19 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     if not known.change:
         return None
     series = everywhere(facts, reference, z)
-    there = np.isfinite(series)
+    there = np.asarray(np.isfinite(series.values).any(axis=2))
     if not there.any():
         return None
-    choice = _Choice(
-        zero_filled(z).astype(np.float32), np.isfinite(z),
-        zero_filled(series).astype(np.float32), np.asarray(there.any(axis=2)),
-    )  # fmt: skip
-    groups = [g for g in reference.groups or (slice(0, series.shape[2]),) if g.stop - g.start == z.shape[1]]
+    narrow = series.filled.astype(np.float32)
+    choice = _Choice(zero_filled(z).astype(np.float32), np.isfinite(z), narrow, there)
+    groups = [g for g in reference.groups or (slice(0, narrow.shape[2]),) if g.stop - g.start == z.shape[1]]
     likely = [choice.as_they_stand(choice.series[:, :, group]) for group in groups[:_MOST_GROUPS]]
     likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
     starts = [choice.by_pieces(), *courses(np.stack(likely))]
     course = max(starts, key=choice.agreement)
     for _ in range(_PASSES):
         course = courses(choice.likely(course)[None])[0]
-    inputs = series[np.arange(course.size), course]
+    inputs = series.values[np.arange(course.size), course]
     return Match(inputs, agreement_of(z, inputs))
 
 
