@@ -53,7 +53,7 @@ MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _AGAIN_S = 0.1
 """Least time between two repetitions of all unacknowledged messages, whatever the other end says that it lacks."""
-_MOST_NUMBER = 1 << 48
+_MOST_NUMBER = 1 << 31
 """Numbers of messages are smaller: a run sends some thousands a second at most."""
 _ROUTES_A_NAME = 4
 _NAMES = 64

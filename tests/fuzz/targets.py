@@ -485,6 +485,186 @@ def overheard(_: Path) -> Iterator[Feed]:
     yield feed
 
 
+# ---------------------------------------------------------------- the line between Alice and Bob
+
+
+class _Pipe:
+    """In place of a socket: what is sent is listed, what is to be received is put in by the target."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[bytes]] = []
+        self.frames: list[Any] = []
+
+    def send_multipart(self, frames: list[bytes], *_: Any) -> None:
+        self.sent.append(list(frames))
+
+    def bind_to_random_port(self, _: str) -> int:
+        return 1
+
+    def nothing(self, *_: Any) -> None:
+        """Stands for what has no effect here: connects, disconnects, closes."""
+
+    connect = disconnect = close = nothing
+
+    def recv_multipart(self, copy: bool) -> list[Any]:
+        return self.frames
+
+    def recv(self) -> bytes:
+        data: bytes = self.frames[-1].bytes
+        return data
+
+
+class _Frame:
+    def __init__(self, data: bytes, name: str) -> None:
+        self.bytes, self.name = data, name
+
+    def get(self, _: str) -> str:
+        return self.name
+
+
+class _Line:
+    """Alice's and Bob's ends of a discussion, and what is on its way between them."""
+
+    def __init__(self) -> None:
+        from testbed.net import transport
+
+        self._wire = type("Wire", (), {"socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, f: f.get("User-Id")})()
+        self.transport = transport
+        self.host = transport.DiscussionHost(self._wire, "h", 0, "bob")
+        self.route = b"0"
+        self.call_bob()
+
+    def call_bob(self) -> None:
+        """Begin a new process of Bob's, with a connection of its own."""
+        self.route = b"%d" % (int(self.route) + 1)
+        self.guest = self.transport.DiscussionGuest(self._wire, "e", "alice")
+        self.said: dict[str, int] = {"alice": 0, "bob": 0}
+        self.heard: dict[str, list[int]] = {"alice": [], "bob": []}
+
+    def say(self, who: str) -> None:
+        message = PublicMessage(kind="parity", body={"n": self.said[who], "of": self.route.decode()})
+        self.said[who] += 1
+        (self.host if who == "alice" else self.guest).send(m.PublicEnvelope("r", 0, "agree", -1, who, message))  # type: ignore[arg-type]
+
+    def take(self, who: str) -> list[bytes]:
+        """Return what an end has sent since the last call, as it leaves."""
+        socket = (self.host if who == "alice" else self.guest).socket
+        sent, socket.sent = socket.sent, []
+        return [frames[-1] for frames in sent if len(frames) == 1 or frames[0] == self.route]
+
+    def give(self, who: str, data: bytes, name: str = "bob", frames: int = 2) -> None:
+        """Hand an end what arrives on its line."""
+        end = self.host if who == "alice" else self.guest
+        end.socket.frames = [_Frame(self.route, name), *[_Frame(data, name)] * (frames - 1)]
+        got = end.receive()
+        if got is not None and got.message.body.get("of") == self.route.decode():
+            self.heard[who].append(got.message.body.get("n"))
+
+    def exchange(self, turns: int) -> None:
+        """Let both ends talk over a line that loses nothing."""
+        for _ in range(turns):
+            self.guest.say_here()
+            for sender, reader in (("bob", "alice"), ("alice", "bob")):
+                for data in self.take(sender):
+                    self.give(reader, data)
+
+
+def _spoilt_here(data: bytes, rng: random.Random) -> bytes:
+    """What an end says of itself, with other numbers, another incarnation, or other bytes."""
+    from testbed.net.transport import HERE
+
+    if rng.random() < 0.3:
+        return mu.spoil_bytes(data, rng)
+    fields = list(HERE.unpack(data))
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        at = rng.randrange(len(fields))
+        if at == 0:
+            fields[0] = rng.randbytes(8)
+        else:
+            near = fields[at] + rng.choice([-2, -1, 1, 2, 50])
+            value = rng.choice([near, near, near, fields[rng.randrange(1, 5)], *mu.NUMBERS, 2**47, 2**48])
+            fields[at] = max(-(2**63), min(value, 2**63 - 1))
+    return HERE.pack(*fields)
+
+
+@contextlib.contextmanager
+def session(_: Path) -> Iterator[Feed]:
+    """The frames by which the ends of a discussion know what was lost: numbers, claims of losses, incarnations. A line
+    that only loses, repeats and exchanges frames loses no message; whatever was said on a line, Alice serves the next
+    process of Bob's, and sends little more than she receives."""
+    from unittest import mock
+
+    from testbed.net import transport
+
+    clock = FakeTime()
+    most_sent = 8
+
+    def spoil(data: bytes, rng: random.Random) -> bytes:
+        if len(data) == transport.HERE.size:
+            return _spoilt_here(data, rng)
+        if rng.random() < 0.5:
+            tree = msgspec.msgpack.decode(data)
+            tree[rng.choice(["number", "seen"])] = rng.choice(mu.NUMBERS)
+            return mu.packed(tree)
+        return _bad([msgspec.msgpack.decode(data)], rng)
+
+    def disturb(line: _Line, rng: random.Random, forges: bool) -> None:
+        """Let both ends talk over a line on which somebody sits."""
+        kept: dict[str, list[bytes]] = {"alice": [b""], "bob": [b""]}
+        repeats, began_s = 0, clock.now_s
+        for _ in range(rng.randrange(1, 12)):
+            for who in ("alice", "bob"):
+                for _ in range(rng.randrange(3)):
+                    line.say(who)
+            if rng.random() < 0.8:
+                line.guest.say_here()
+            for sender, reader in (("bob", "alice"), ("alice", "bob")):
+                frames = line.take(sender)
+                kept[sender] = (kept[sender] + frames)[-20:]
+                deed = rng.randrange(6)
+                if deed == 0:
+                    rng.shuffle(frames)
+                elif deed == 1:
+                    frames = [x for x in frames if rng.random() < 0.5]
+                elif deed == 2:
+                    frames = frames + rng.choices(kept[sender], k=2)
+                elif deed == 3 and forges:
+                    frames = [spoil(x, rng) if rng.random() < 0.5 else x for x in frames]
+                elif deed == 4 and forges:
+                    frames = frames + rng.choices(kept[reader], k=2)  # its own words
+                for data in frames:
+                    before = len(line.host.socket.sent)
+                    name = rng.choice(["eve", "?"]) if forges and rng.random() < 0.03 else "bob"
+                    line.give(reader, data, name, rng.choice([1, 2, 3]) if forges and rng.random() < 0.03 else 2)
+                    repeats += len(line.host.socket.sent) - before > 1
+                    may = 2 + (clock.now_s - began_s) / transport._AGAIN_S
+                    assert repeats <= may, f"all that is owed was sent {repeats} times, accepted: {may:.1f}"
+
+    def feed(rng: random.Random) -> str:
+        line, forges = _Line(), rng.random() < 0.7
+        for _ in range(rng.randrange(5)):
+            line.say("alice")  # before Bob is there
+        disturb(line, rng, forges)
+        if not forges:
+            line.exchange(3)
+            for who, other in (("alice", "bob"), ("bob", "alice")):
+                assert line.heard[who] == list(range(line.said[other])), f"{who} heard {line.heard[who]}"
+        refused = sum(line.host.refused.values()) + sum(line.guest.refused.values())
+        line.call_bob()
+        line.exchange(2)
+        for _ in range(most_sent):
+            line.say("alice")
+            line.say("bob")
+        line.exchange(3)
+        for who in ("alice", "bob"):
+            assert line.heard[who] == list(range(most_sent)), f"after it, {who} heard {line.heard[who]}"
+        assert not line.host._session.owed
+        return "refused" if refused else "accepted"
+
+    with mock.patch.object(transport, "time", clock):
+        yield feed
+
+
 # ---------------------------------------------------------------- boards and radios
 
 
@@ -1013,7 +1193,7 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, node, coordinator, world, dialogue, overheard, amplification, training, ris595, opensourceris,
+        messages, public, session, node, coordinator, world, dialogue, overheard, amplification, training, ris595, opensourceris,
         iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
     )
 }  # fmt: skip
