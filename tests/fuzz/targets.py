@@ -518,9 +518,6 @@ class _Frame:
     def __init__(self, data: bytes, name: str) -> None:
         self.bytes, self.name = data, name
 
-    def get(self, _: str) -> str:
-        return self.name
-
 
 class _Line:
     """Alice's and Bob's ends of a discussion, and what is on its way between them."""
@@ -528,7 +525,8 @@ class _Line:
     def __init__(self) -> None:
         from testbed.net import transport
 
-        self._wire = type("Wire", (), {"socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, f: f.get("User-Id")})()
+        sockets = {"socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, frame: frame.name}
+        self._wire: Any = type("Wire", (), sockets)()
         self.transport = transport
         self.host = transport.DiscussionHost(self._wire, "h", 0, "bob")
         self.route = b"0"
@@ -561,8 +559,9 @@ class _Line:
             self.heard[who].append(got.message.body.get("n"))
 
     def exchange(self, turns: int) -> None:
-        """Let both ends talk over a line that loses nothing."""
+        """Let both ends talk over a line that loses nothing, a second a turn."""
         for _ in range(turns):
+            self.transport.time.sleep(1.0)
             self.guest.say_here()
             for sender, reader in (("bob", "alice"), ("alice", "bob")):
                 for data in self.take(sender):
@@ -587,77 +586,102 @@ def _spoilt_here(data: bytes, rng: random.Random) -> bytes:
     return HERE.pack(*fields)
 
 
+def _spoilt_frame(data: bytes, rng: random.Random) -> bytes:
+    from testbed.net.transport import HERE
+
+    if len(data) == HERE.size:
+        return _spoilt_here(data, rng)
+    tree = msgspec.msgpack.decode(data)
+    if rng.random() < 0.5:
+        tree[rng.choice(["number", "seen"])] = rng.choice(mu.NUMBERS)
+        return mu.packed(tree)
+    return _bad([tree], rng)
+
+
+class _Meddler:
+    """Sits on a line; one that does not forge only loses frames, repeats them and changes their order."""
+
+    def __init__(self, line: _Line, rng: random.Random, forges: bool, now_s: Callable[[], float]) -> None:
+        self._line, self._rng, self._forges, self._now_s = line, rng, forges, now_s
+        self._kept: dict[str, list[bytes]] = {"alice": [b""], "bob": [b""]}
+        self._repeats, self._began_s = 0, now_s()
+
+    def turn(self) -> None:
+        """Let both ends say something, and meddle with it."""
+        for who in ("alice", "bob"):
+            for _ in range(self._rng.randrange(3)):
+                self._line.say(who)
+        if self._rng.random() < 0.8:
+            self._line.guest.say_here()
+        for sender, reader in (("bob", "alice"), ("alice", "bob")):
+            frames = self._line.take(sender)
+            self._kept[sender] = (self._kept[sender] + frames)[-20:]
+            for data in self._changed(frames, self._kept[sender], self._kept[reader]):
+                self._give(reader, data)
+
+    def _changed(self, frames: list[bytes], earlier: list[bytes], others: list[bytes]) -> list[bytes]:
+        rng = self._rng
+        match rng.randrange(6 if self._forges else 4):
+            case 0:
+                return rng.sample(frames, len(frames))
+            case 1:
+                return [x for x in frames if rng.random() < 0.5]
+            case 2:
+                return frames + rng.choices(earlier, k=2)
+            case 3:
+                return frames
+            case 4:
+                return frames + rng.choices(others, k=2)  # the reader's own words
+        return [_spoilt_frame(x, rng) if rng.random() < 0.5 else x for x in frames]
+
+    def _give(self, reader: str, data: bytes) -> None:
+        """Hand a frame on; raises AssertionError where Alice answers with all that she owes more often than she may."""
+        from testbed.net import transport
+
+        sent = self._line.host.socket.sent
+        before, odd = len(sent), self._forges and self._rng.random() < 0.05
+        name, frames = self._rng.choice([("eve", 2), ("?", 2), ("bob", 1), ("bob", 3)]) if odd else ("bob", 2)
+        self._line.give(reader, data, name, frames)
+        self._repeats += len(sent) - before > 1
+        may = 2 + (self._now_s() - self._began_s) / transport._AGAIN_S
+        assert self._repeats <= may, f"all that is owed was sent {self._repeats} times, accepted: {may:.1f}"
+
+
 @contextlib.contextmanager
 def session(_: Path) -> Iterator[Feed]:
-    """The frames by which the ends of a discussion know what was lost: numbers, claims of losses, incarnations. A line
-    that only loses, repeats and exchanges frames loses no message; whatever was said on a line, Alice serves the next
-    process of Bob's, and sends little more than she receives."""
+    """The frames by which the ends of a discussion know what was lost: numbers, claims of losses, incarnations.
+
+    A line that only loses, repeats and exchanges frames loses no message. Whatever else was done on a line, Alice
+    serves the next process of Bob's.
+    """
     from unittest import mock
 
     from testbed.net import transport
 
-    clock = FakeTime()
-    most_sent = 8
+    clock = FakeTime(step_s=0.002)
 
-    def spoil(data: bytes, rng: random.Random) -> bytes:
-        if len(data) == transport.HERE.size:
-            return _spoilt_here(data, rng)
-        if rng.random() < 0.5:
-            tree = msgspec.msgpack.decode(data)
-            tree[rng.choice(["number", "seen"])] = rng.choice(mu.NUMBERS)
-            return mu.packed(tree)
-        return _bad([msgspec.msgpack.decode(data)], rng)
-
-    def disturb(line: _Line, rng: random.Random, forges: bool) -> None:
-        """Let both ends talk over a line on which somebody sits."""
-        kept: dict[str, list[bytes]] = {"alice": [b""], "bob": [b""]}
-        repeats, began_s = 0, clock.now_s
-        for _ in range(rng.randrange(1, 12)):
-            for who in ("alice", "bob"):
-                for _ in range(rng.randrange(3)):
-                    line.say(who)
-            if rng.random() < 0.8:
-                line.guest.say_here()
-            for sender, reader in (("bob", "alice"), ("alice", "bob")):
-                frames = line.take(sender)
-                kept[sender] = (kept[sender] + frames)[-20:]
-                deed = rng.randrange(6)
-                if deed == 0:
-                    rng.shuffle(frames)
-                elif deed == 1:
-                    frames = [x for x in frames if rng.random() < 0.5]
-                elif deed == 2:
-                    frames = frames + rng.choices(kept[sender], k=2)
-                elif deed == 3 and forges:
-                    frames = [spoil(x, rng) if rng.random() < 0.5 else x for x in frames]
-                elif deed == 4 and forges:
-                    frames = frames + rng.choices(kept[reader], k=2)  # its own words
-                for data in frames:
-                    before = len(line.host.socket.sent)
-                    name = rng.choice(["eve", "?"]) if forges and rng.random() < 0.03 else "bob"
-                    line.give(reader, data, name, rng.choice([1, 2, 3]) if forges and rng.random() < 0.03 else 2)
-                    repeats += len(line.host.socket.sent) - before > 1
-                    may = 2 + (clock.now_s - began_s) / transport._AGAIN_S
-                    assert repeats <= may, f"all that is owed was sent {repeats} times, accepted: {may:.1f}"
+    def heard(line: _Line) -> None:
+        for who, other in (("alice", "bob"), ("bob", "alice")):
+            assert line.heard[who] == list(range(line.said[other])), f"{who} heard {line.heard[who]}"
 
     def feed(rng: random.Random) -> str:
         line, forges = _Line(), rng.random() < 0.7
         for _ in range(rng.randrange(5)):
             line.say("alice")  # before Bob is there
-        disturb(line, rng, forges)
+        meddler = _Meddler(line, rng, forges, lambda: clock.now_s)
+        for _ in range(rng.randrange(1, 12)):
+            meddler.turn()
         if not forges:
             line.exchange(3)
-            for who, other in (("alice", "bob"), ("bob", "alice")):
-                assert line.heard[who] == list(range(line.said[other])), f"{who} heard {line.heard[who]}"
-        refused = sum(line.host.refused.values()) + sum(line.guest.refused.values())
+            heard(line)
+        refused = sum((line.host.refused + line.guest.refused).values())
         line.call_bob()
         line.exchange(2)
-        for _ in range(most_sent):
+        for _ in range(8):
             line.say("alice")
             line.say("bob")
         line.exchange(3)
-        for who in ("alice", "bob"):
-            assert line.heard[who] == list(range(most_sent)), f"after it, {who} heard {line.heard[who]}"
+        heard(line)
         assert not line.host._session.owed
         return "refused" if refused else "accepted"
 
@@ -706,11 +730,11 @@ class FakeLine:
 class FakeTime:
     """A clock that advances at every reading, so that every deadline passes."""
 
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    def __init__(self, step_s: float = 0.02) -> None:
+        self.now_s, self._step_s = 0.0, step_s
 
     def monotonic(self) -> float:
-        self.now_s += 0.02
+        self.now_s += self._step_s
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
@@ -1193,7 +1217,7 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, session, node, coordinator, world, dialogue, overheard, amplification, training, ris595, opensourceris,
-        iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
+        messages, public, session, node, coordinator, world, dialogue, overheard, amplification, training, ris595,
+        opensourceris, iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
     )
 }  # fmt: skip
