@@ -92,6 +92,15 @@ def _bind(socket: Any, host: str, port: int) -> int:
         ) from exc
 
 
+def _connect(socket: Any, endpoint: str) -> None:
+    """Connect a socket; raises InputError naming the address, and closes the socket, where it is none."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as exc:
+        socket.close(0)
+        raise InputError(f"cannot connect to {endpoint}: {exc}; accepted: tcp://HOST:PORT") from exc
+
+
 class Wire:
     """A process's ZeroMQ context and authenticator. Close it last."""
 
@@ -630,7 +639,7 @@ class DiscussionGuest(_Discusser):
         super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self._endpoint = endpoint
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
         self._heard_s = time.monotonic()
         self.say_here()  # gives Alice's socket the route to this one
 
@@ -671,7 +680,7 @@ class Eavesdropper:
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.socket.subscribe(b"")
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
 
     def receive(self) -> m.PublicEnvelope | None:
         try:

@@ -62,10 +62,11 @@ class Setup:
 
     def configure(self, plan: m.Configure) -> None:
         """Take the coordinator's configuration; raises OrderRefused."""
-        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain)
+        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain, plan.surface)
         if self._fixed is not None and self._fixed != fixed:
             raise OrderRefused(
-                "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
+                "the mode of a run, its chain, its accounting, its surface and its number of blocks cannot change "
+                "within it"
             )
         if self.chain is not None:
             self.plan = plan  # the chain is the same and stays in use

@@ -314,6 +314,18 @@ def test_a_state_with_impossible_numbers_is_refused_and_ends_nobody() -> None:
     wire.close()
 
 
+def test_an_address_that_is_none_costs_a_node_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator chooses where Bob and Eve connect, and may do so again and again."""
+    wire, made = transport.Wire(None), []
+    socket = wire.socket
+    monkeypatch.setattr(wire, "socket", lambda *args: made.append(socket(*args)) or made[-1])
+    for make in (transport.DiscussionGuest, transport.Eavesdropper):
+        with pytest.raises(InputError, match=r"cannot connect to tcp://\*:5000"):
+            make(wire, "tcp://*:5000", "alice")
+    assert [x.closed for x in made] == [True, True]
+    wire.close()
+
+
 def test_what_is_owed_is_not_sent_again_for_each_frame_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = transport.Wire(None)
     hub = transport.Hub(wire, "127.0.0.1", 0)
