@@ -241,6 +241,60 @@ def coordinator(folder: Path) -> Iterator[Feed]:
 
 
 @contextlib.contextmanager
+def scheduling(_: Path) -> Iterator[Feed]:
+    """The coordinator's state machine alone in short runs, some of the nodes' messages changed so that they still pass
+    the gate; its invariants are checked after every event."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
+    import test_coordinator as paper
+    import test_random_events as others
+
+    unasked = [body for body in _bodies() if isinstance(body, m.FROM_NODES)]
+
+    class Stage(paper.Stage):
+        def __init__(self, rng: random.Random, **changes: Any) -> None:
+            self._rng, self._share = rng, rng.choice([0.02, 0.1, 0.3])
+            super().__init__(**changes)
+            handle = self.state.handle
+
+            def checked(event: Any) -> Any:
+                out = handle(event)
+                self.state.check()
+                return out
+
+            self.state.handle = checked  # type: ignore[method-assign]
+
+        def says(self, name: str, body: Any) -> Any:
+            if self._rng.random() < self._share:
+                tree = _trees([m.Envelope(m.Header(0, m.VERSION, "bob", "1"), body)])[0]
+                with contextlib.suppress(ProtocolError):  # what does not pass the gate is tried by `messages`
+                    body = m.decode(mu.packed({**tree, "body": mu.spoil_tree(tree["body"], self._rng)})).body
+            return super().says(name, body)
+
+        def usual(self, node: str, body: Any) -> list[Any]:
+            """Answer an order, now and then before or after something that nobody asked for, or not at all."""
+            answers = super().usual(node, body)
+            if self._rng.random() < self._share:
+                answers.insert(self._rng.randrange(len(answers) + 1), self._rng.choice(unasked))
+            return [x for x in answers if self._rng.random() > self._share / 10]
+
+    def feed(rng: random.Random) -> str:
+        made = Stage(
+            rng, surface=rng.choice(others.SURFACES), rounds=6, accounting={"block_rounds": 3},
+            training=rng.choice([{}, {"rounds": 2, "guard_rounds": 1}]), probing={"train": rng.choice([0, 1, 2])},
+        )  # fmt: skip
+        made.schedule_size = rng.choice([0, 4])
+        made.join()
+        made.wait(2000.0)
+        assert made.over is not None, f"the run does not end: {made.state.phase}"
+        assert "\n" not in made.over.detail, made.over.detail
+        return "accepted" if made.over.status == "finished" else "refused"
+
+    yield feed
+
+
+@contextlib.contextmanager
 def world(_: Path) -> Iterator[Feed]:
     """Bad requests to a world with two radios and a board."""
     from sim_backend import messages as w
@@ -1217,7 +1271,8 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, session, node, coordinator, world, dialogue, overheard, amplification, training, ris595,
-        opensourceris, iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
+        messages, public, session, node, coordinator, scheduling, world, dialogue, overheard, amplification,
+        training, ris595, opensourceris, iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf,
+        run_folder, report,
     )
 }  # fmt: skip
