@@ -190,6 +190,25 @@ def test_rounds_that_no_block_uses_have_a_limit(monkeypatch: pytest.MonkeyPatch)
     assert kept.until(9, most=9) == [2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("surface", "words"),
+    [
+        (SurfacePlan(policy="fixed", secret=True), "are no secret; accepted: 'random'"),
+        (SurfacePlan(policy="sweep", options={"codebook": ["uniform"]}, secret=True), "are no secret"),
+        (SurfacePlan(policy="\x1b[2J", secret=True), "table [surface]"),
+    ],
+)
+@pytest.mark.parametrize("role", ["alice", "ris"])
+def test_patterns_that_follow_from_the_experiment_are_no_secret_whatever_they_are_called(
+    role: str, surface: SurfacePlan, words: str
+) -> None:
+    node = NodeState(role, 1)
+    node.handle(e.Received(WELCOME))
+    said = told(node, configure(surface=surface))
+    assert words in said
+    assert said.isprintable()
+
+
 def test_a_surface_does_not_become_public_within_a_run() -> None:
     node = NodeState("ris", 1)
     node.handle(e.Received(WELCOME))
