@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from testbed.chain.amplification import assumed_eve
+from testbed.chain.amplification import assumed_correlation
 from testbed.core.config import Accounting, Floors
-from testbed.entropy.length import AssumedEve
 
 _PRIVATE = {"epsilon_log2": 32, "sacrifice_fraction": 0.02, "assumed_eve_antennas": 1}
 """Floors of private mode where the table states none. They do not hold in experiment mode, whose keys are not used."""
@@ -31,30 +30,22 @@ def _weak_eve(floors: Floors, accounting: Accounting, experiment_mode: bool) -> 
     A floor also holds where the experiment states the other of the two quantities, or none, so that the length rule's
     own default applies: each distance has a correlation.
     """
-    asked = assumed_eve(accounting)
+    asked = accounting.assumed_eve_distance_wavelengths
     correlation, distance = floors.assumed_eve_correlation, floors.assumed_eve_distance_wavelengths
     if correlation is None and distance is None and not experiment_mode:
         correlation, distance = _CORRELATION, _DISTANCE
-    if asked.distance_wavelengths is not None and distance is not None:
-        if asked.distance_wavelengths > distance:
-            far = f"accounting.assumed_eve_distance_wavelengths = {asked.distance_wavelengths:g}"
-            return f"{far} is asked for, this node's floors accept it up to {distance:g}"
-        return None
+    if asked is not None and distance is not None:
+        if asked <= distance:
+            return None
+        what = f"accounting.assumed_eve_distance_wavelengths = {asked:g}"
+        return f"{what} is asked for, this node's floors accept it up to {distance:g}"
     if correlation is None and distance is not None:
-        correlation = _correlation(AssumedEve(distance_wavelengths=distance))
-    if correlation is None or (own := _correlation(asked.with_antennas(1))) >= correlation:
+        correlation = assumed_correlation(Accounting(assumed_eve_distance_wavelengths=distance))
+    own = assumed_correlation(accounting)
+    if correlation is None or own >= correlation:
         return None
-    if asked.distance_wavelengths is None:
-        return (
-            f"accounting.assumed_eve_correlation = {own:g} is asked for, this node's floors accept it from "
-            f"{correlation:.3g}"
-        )
-    return (
-        f"accounting.assumed_eve_distance_wavelengths = {asked.distance_wavelengths:g}, a correlation of {own:.3g}, is "
-        f"asked for, this node's floors accept correlations from {correlation:.3g}"
-    )
-
-
-def _correlation(eve: AssumedEve) -> float:
-    """Return the correlation of an Eve of one antenna."""
-    return eve.correlation if eve.correlation is not None else eve.joint_correlation
+    if asked is None:
+        what = f"accounting.assumed_eve_correlation = {own:g}"
+        return f"{what} is asked for, this node's floors accept it from {correlation:.3g}"
+    what = f"accounting.assumed_eve_distance_wavelengths = {asked:g}, a correlation of {own:.3g},"
+    return f"{what} is asked for, this node's floors accept correlations from {correlation:.3g}"
