@@ -317,6 +317,11 @@ class EmulatedPluto(Emulator):
 
     def _set_number(self, key: Key, number: float) -> None:
         device, file = key
+        if file.endswith("_frequency"):  # of a tone
+            _within(number, 0, self._rate_hz / 2)
+        for end, (low, high) in _RANGES.items():
+            if file.endswith(end):
+                _within(number, low, high)
         fraction = file.endswith(("_scale", "_calibscale", "_calibphase"))
         self.tree.values[key] = f"{number:.6f}" if fraction else str(round(number))
         if file.endswith("_fir_en"):
@@ -631,6 +636,13 @@ _TX_POWERDOWN: Key = (PHY, "out_altvoltage1_TX_LO_powerdown")
 _LOOPBACK: Key = (PHY, "debug/loopback")
 """0: off; 1: in the chip, sent samples are received; 2: in the FPGA, received samples are sent."""
 _REGISTER = "debug/direct_reg_access"
+
+
+_RANGES = {
+    "_calibscale": (-2, 2), "_calibphase": (-2, 2), "_phase": (0, 360_000), "_raw": (0, 1), "_scale": (0, 2),
+    "_powerdown": (0, 1), "_fir_en": (0, 1),
+}  # fmt: skip
+"""What the kernel's drivers take for the converter's tones (phase in millidegrees), its corrections and switches."""
 
 
 def _refusal(exc: Exception) -> OSError:

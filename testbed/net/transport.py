@@ -53,7 +53,7 @@ MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _AGAIN_S = 0.1
 """Least time between two repetitions of all unacknowledged messages, whatever the other end says that it lacks."""
-_MOST_NUMBER = 1 << 48
+_MOST_NUMBER = 1 << 31
 """Numbers of messages are smaller: a run sends some thousands a second at most."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
@@ -90,6 +90,15 @@ def _bind(socket: Any, host: str, port: int) -> int:
         raise InputError(
             f"cannot listen on {host}:{port}: {exc}; choose a free port or another host in the lab file"
         ) from exc
+
+
+def _connect(socket: Any, endpoint: str) -> None:
+    """Connect a socket; raises InputError naming the address, and closes the socket, where it is none."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as exc:
+        socket.close(0)
+        raise InputError(f"cannot connect to {endpoint}: {exc}; accepted: tcp://HOST:PORT") from exc
 
 
 class Wire:
@@ -650,7 +659,7 @@ class DiscussionGuest(_Discusser):
         super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self._endpoint = endpoint
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
         self._heard_s = time.monotonic()
         self.say_here()  # gives Alice's socket the route to this one
 
@@ -691,7 +700,7 @@ class Eavesdropper:
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.socket.subscribe(b"")
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
 
     def receive(self) -> m.PublicEnvelope | None:
         try:

@@ -26,13 +26,15 @@ from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
 from testbed.nodes.carrier import CarrierTracker
-from testbed.nodes.secret_surface import SecretSurface
+from testbed.nodes.secret_surface import UNKNOWN, SecretSurface
 
 _COARSE_S = 0.5e-6
 """Resolution of the arrival times that a node in private mode reports: fine enough to track clocks, and too coarse to
 reveal delays of the channel."""
 MAX_TRAIN_SAMPLES = 1 << 26
 """Largest number of samples in all windows of a train, over all antennas."""
+MOST_CAPTURES = 64
+"""Largest number of receptions of a round that is ordered step by step; as many as a round has slots at most."""
 _REPORT_BYTES = 1 << 22
 """Largest number of bytes of CSI in one message; larger reports are divided."""
 _SLICE_S = 0.03
@@ -110,6 +112,7 @@ class RadioWork:
         """Number of the train from which it holds; offsets that are measured in earlier trains are not used again."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
+        self._tuned = None  # what one run may report must not be reported of another that the radio refuses
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
             raise InputError(f"{self._radio.name}'s radio can only receive: accepted for role = 'eve' only")
         settings = RadioSettings(
@@ -380,6 +383,8 @@ class RadioWork:
                 samples = tuned.antennas.outgoing(body.round, sounding=False)
                 self._radio.transmit(IqBlock(samples, tuned.frame.sample_rate_hz, 0.0))
             case "receive":
+                if len(part.captured) >= MOST_CAPTURES:
+                    raise InputError(f"round {body.round}: {MOST_CAPTURES} receptions were ordered already")
                 part.captured.append((body.tx, self._radio.receive(PERIODS * tuned.frame.samples.size)))
             case "silence":
                 self._radio.silence()
@@ -496,11 +501,17 @@ class BoardWork:
         self._secret: SecretSurface | None = None
         self._secret_run = ""
         """The run to which the secret patterns belong."""
+        self._run = ""
+        self._ordered: deque[set[str]] = deque(maxlen=2)
+        """Digests of the public patterns of the latest two orders in this run."""
         self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         """Prepare to draw secret patterns; a second order to configure in the same run draws no new ones."""
         self._is_experiment = body.experiment_mode
+        if run != self._run:
+            self._run = run
+            self._ordered.clear()
         plan = body.surface
         if plan.is_secret and run != self._secret_run:
             shape, bits = self._board.shape, self._board.phase_bits
@@ -527,6 +538,7 @@ class BoardWork:
         patterns = [self._pattern(body, plan) for plan in body.patterns]
         applied = self._board.schedule(patterns, [plan.at_s for plan in body.patterns])
         secret, told = self._secret, self._secret is not None and self._is_experiment
+        self._ordered.append({x.digest for x in applied if secret is None})
         found = [
             m.PatternSet(
                 round=plan.round, digest=x.digest if secret is None else secret.name_of(x.digest),
@@ -557,8 +569,15 @@ class BoardWork:
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")
         applied = self._board.apply(SurfacePattern(levels.reshape(body.shape), body.phase_bits))
+        self._ordered.append({applied.digest})
         return m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s)
 
     def read_surface(self, body: m.ReadSurface) -> m.SurfaceHeld:
+        """Report the pattern that the board holds. Of one that nobody ordered, the digest is not reported: it may be a
+        secret pattern of an earlier run, and those of a small surface can be tried one by one."""
         digest = self._board.readback().digest
-        return m.SurfaceHeld(round=body.round, digest=digest if self._secret is None else self._secret.name_of(digest))
+        if self._secret is not None:
+            name = self._secret.name_of(digest)
+        else:
+            name = digest if any(digest in ordered for ordered in self._ordered) else UNKNOWN
+        return m.SurfaceHeld(round=body.round, digest=name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from test_world_radio import Room, device_time, room
@@ -32,11 +33,11 @@ class Node:
         self.role = role
         self.radio: SimRadio = world.radio(role, seed=ord(role[0]), **options)
         self.work = RadioWork(self.radio, NodePlace(role=role, driver="sim"), Path(), lambda body: None)
-        plan = m.Configure(
+        self.plan = m.Configure(
             radio=RadioPlan(), probing=ProbingPlan(), chain=ChainPlan(), accounting=Accounting(epsilon_log2=32),
             experiment_mode=True, record_iq=False, seed=5,
         )  # fmt: skip
-        self.work.configure(plan, "run", 1)
+        self.work.configure(self.plan, "run", 1)
 
     def order(self, start_s: float, rounds: range, interval_s: float, paced: bool = False) -> m.Probe:
         """Return the order for these rounds on this node's clock, round 0 at `start_s` of the world."""
@@ -130,6 +131,27 @@ def test_trains_of_any_length_measure_the_same_to_the_last_bit() -> None:
 
 def test_a_device_that_holds_few_transmissions_is_never_asked_to_hold_more() -> None:
     assert measured(21, queue=4) == measured(21)
+
+
+def test_what_an_experiment_may_report_is_not_reported_of_a_private_run_that_the_radio_refuses() -> None:
+    with room() as world:
+        node = Node(world, "alice")
+        private = msgspec.structs.replace(node.plan, experiment_mode=False, probing=ProbingPlan(waveform="unknown"))
+        with pytest.raises(InputError, match="unknown"):
+            node.work.configure(private, "other", 1)
+        with pytest.raises(InputError, match="no configured radio"):
+            node.probe(node.order(0.01, range(2), 2e-3))
+
+
+def test_receptions_of_a_round_in_steps_have_a_limit() -> None:
+    with room() as world:
+        node = Node(world, "alice")
+        node.radio.receive = lambda n: IqBlock(np.zeros((1, 1), np.complex64), 1e6, 0.0)  # type: ignore[method-assign]
+        order = m.Step(round=1, step=0, action="receive", tx="bob", last=False)
+        for _ in range(operations.MOST_CAPTURES):
+            node.work.step(order)
+        with pytest.raises(InputError, match="64 receptions were ordered already"):
+            node.work.step(order)
 
 
 def test_one_late_burst_costs_its_own_round() -> None:
