@@ -28,11 +28,10 @@ log = logging.getLogger("testbed.node")
 
 _SLICE_S = 0.05
 """Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
-_QUEUED_BURSTS = 8
-"""Number of transmissions of a frame's length that fit into the send buffers of any USRP; `send` waits while these are
-full."""
-_QUEUED_CAPTURES = 4
-"""Largest number of stream commands that wait in the device; a B210 takes eight."""
+_SPARE_BUFFERS = 16
+"""Number of send buffers that UHD gets in addition to one for each queued transmission."""
+_QUEUED_CAPTURES = 8
+"""Largest number of stream commands that wait in the device: a B210 takes as many."""
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
@@ -67,6 +66,10 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Number of samples by which received samples are later than their time stamp; it is subtracted from every
     reception's time. On a B210, 46 to 165 were measured (gr-plasma #13). It depends on the sample rate: give a table of
     rates in Hz, such as { "4e6" = 52.0, "20e6" = 71.5 }, or one number for all rates."""
+    queued_bursts: Annotated[int, Meta(ge=2, le=1024)] = 32
+    """Largest number of transmissions that wait in the device and in UHD's send buffers; UHD gets as many buffers as
+    they need (`num_send_frames`, unless `addr` gives it). Where it is too small, a host that is busy for a few rounds
+    transmits too late; where the device takes fewer, `send` waits until one has left."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
@@ -177,9 +180,10 @@ class Usrp(Radio):
         if options.master_clock_rate_hz is not None:
             parts.append(f"master_clock_rate={options.master_clock_rate_hz:.0f}")
         args = ",".join(p for p in parts if p)
+        buffers = f"num_send_frames={options.queued_bursts + _SPARE_BUFFERS}"
         with self._uhd_errors("open"):
             try:
-                usrp = self._uhd.usrp.MultiUSRP(args)
+                usrp = self._uhd.usrp.MultiUSRP(args if "num_send_frames" in args else f"{args},{buffers}".lstrip(","))
             except RuntimeError as exc:
                 if "No devices found" in str(exc):
                     raise DeviceError(
@@ -287,7 +291,7 @@ class Usrp(Radio):
             tx_gain_db=self._gain_range,
             rx_gain_db=one(usrp.get_rx_gain_range(channel)),
             turnaround_s=self._options.turnaround_s,
-            queue=_QUEUED_BURSTS,
+            queue=self._options.queued_bursts,
         )
 
     # ---------------------------------------------------------------- configuring
@@ -361,11 +365,32 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- transmitting
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
+        self._get_ready_to_transmit()
+        self._send(block, at_s, self.now_s())
+
+    def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Queue one after the other. The clock is read once for all of them, because reading it may take as long as a
+        round; the device itself reports a burst that becomes late meanwhile."""
+        out: list[DeviceError | None] = []
+        now_s: float | None = None
+        for block in blocks:
+            try:
+                self._get_ready_to_transmit()
+                now_s = self.now_s() if now_s is None else now_s
+                self._send(block, block.time_s, now_s)
+                out.append(None)
+            except DeviceError as exc:
+                out.append(exc)
+        return out
+
+    def _get_ready_to_transmit(self) -> None:
         self._require_stream("transmit")
         self._tell_reports("transmit")
         self._unmute()
+
+    def _send(self, block: IqBlock, at_s: float | None, now_s: float) -> None:
+        """Send a burst; `now_s`: a recent reading of the device's clock."""
         with self._uhd_errors("transmit"):
-            now_s = self.now_s()
             if at_s is not None and at_s < now_s:
                 raise LateTransmit(self.name, "transmit", self.state, f"{(now_s - at_s) * 1e6:.1f} µs too late")
             meta = self._uhd.types.TXMetadata()
