@@ -44,6 +44,8 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     phase_bits: Annotated[int, Meta(ge=1, le=3)] = 1
     codebook: Annotated[int, Meta(ge=1, le=4096)] = 256
     """Number of patterns that it stores."""
+    schedule: Annotated[int, Meta(ge=0, le=4096)] = 256
+    """Number of patterns that it can latch by time, one after the other; at most as many as fit into 1 MiB."""
     baud: Annotated[int, Meta(gt=0)] = 500_000
     latency_s: Annotated[float, Meta(ge=0)] = 0.0
     """Latency of the USB adapter; 16 ms by default on many."""
@@ -79,7 +81,7 @@ class EmulatedRis595(Emulator):
             )
         self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits, _LATENCY_S)
         arguments = {"rows": o.rows, "columns": o.columns, "phase-bits": o.phase_bits, "serial": o.serial,
-                     "codebook": o.codebook, "fault": o.fault}  # fmt: skip
+                     "codebook": o.codebook, "schedule": o.schedule, "fault": o.fault}  # fmt: skip
         self._arguments = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
         self._binary = build(context.state_dir.parent / "firmware")
         self.line = PtyLine(context.state_dir / f"{name}.tty", o.baud, o.latency_s)

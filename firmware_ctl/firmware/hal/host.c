@@ -1,7 +1,7 @@
 /* The controller as a process, which the simulated bench runs in place of a board.
  *
- *   ris595 [--rows N] [--columns N] [--phase-bits N] [--serial N] [--codebook PATTERNS] [--uart FD] [--bench FD]
- *          [--fault bit-order | ack-early | stuck-upload]
+ *   ris595 [--rows N] [--columns N] [--phase-bits N] [--serial N] [--codebook PATTERNS]
+ *          [--schedule PATTERNS] [--uart FD] [--bench FD] [--fault bit-order | ack-early | stuck-upload]
  *
  * The UART is one descriptor for both directions; the default is standard input and output. The bench is a socket. To
  * it the process sends `L` and the bytes of the chain when the outputs latch them, and `T` to get the time; the answer
@@ -237,7 +237,7 @@ int main(int argc, char **argv)
     struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .input_bytes = INPUT_BYTES};
     struct hal hal = {NULL, hal_send, hal_exchange, hal_latch,    hal_outputs,     hal_clock_us,
                       hal_latch_at, hal_latch_waits, hal_forget_latch, hal_reset};
-    uint32_t codebook = 256;
+    uint32_t codebook = 256, schedule = 256, schedule_bytes;
     board.uart_in = STDIN_FILENO;
     board.uart_out = STDOUT_FILENO;
     board.bench = -1;
@@ -254,6 +254,8 @@ int main(int argc, char **argv)
             config.serial = number(option, value, UINT32_MAX);
         else if (strcmp(option, "--codebook") == 0)
             codebook = number(option, value, UINT16_MAX);
+        else if (strcmp(option, "--schedule") == 0)
+            schedule = number(option, value, UINT16_MAX);
         else if (strcmp(option, "--uart") == 0)
             board.uart_in = board.uart_out = (int)number(option, value, 65535);
         else if (strcmp(option, "--bench") == 0)
@@ -270,9 +272,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "ris595: a codebook of %lu patterns does not fit\n", (unsigned long)codebook);
         return 2;
     }
+    schedule_bytes = schedule * (SCHEDULE_HEAD + (uint32_t)board.n);
+    if (schedule_bytes > SCHEDULE_BYTES)
+        schedule_bytes = SCHEDULE_BYTES;
     do {
         board.reset = false;
-        if (!ris_init(&board.ris, &config, &hal, memory, (uint32_t)(board.n * codebook), SCHEDULE_BYTES, machine_us())) {
+        if (!ris_init(&board.ris, &config, &hal, memory, (uint32_t)(board.n * codebook), schedule_bytes, machine_us())) {
             fprintf(stderr, "ris595: %u × %u elements of %u bit: no such board\n", config.rows, config.columns,
                     config.phase_bits);
             return 2;
