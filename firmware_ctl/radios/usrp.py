@@ -66,10 +66,10 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Number of samples by which received samples are later than their time stamp; it is subtracted from every
     reception's time. On a B210, 46 to 165 were measured (gr-plasma #13). It depends on the sample rate: give a table of
     rates in Hz, such as { "4e6" = 52.0, "20e6" = 71.5 }, or one number for all rates."""
-    queued_bursts: Annotated[int, Meta(ge=2, le=1024)] = 32
+    queued_bursts: Annotated[int, Meta(ge=2, le=1024)] = 128
     """Largest number of transmissions that wait in the device and in UHD's send buffers; UHD gets as many buffers as
-    they need (`num_send_frames`, unless `addr` gives it). Where it is too small, a host that is busy for a few rounds
-    transmits too late; where the device takes fewer, `send` waits until one has left."""
+    they need if each fits into one (`num_send_frames`, unless `addr` gives it). Where it is too small, a host that is
+    busy for a few rounds transmits too late; where the device takes fewer, `send` waits until one has left."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
@@ -154,6 +154,7 @@ class Usrp(Radio):
             self._uhd = load_uhd()
         except ImportError as exc:
             raise DeviceError(name, "open", "closed", str(exc)) from exc
+        self._failures = _failures(self._uhd.types.TXMetadataEventCode)
         self._usrp: Any = self._open()
 
     # ---------------------------------------------------------------- what it is
@@ -375,8 +376,11 @@ class Usrp(Radio):
         now_s: float | None = None
         for block in blocks:
             try:
-                self._get_ready_to_transmit()
-                now_s = self.now_s() if now_s is None else now_s
+                self._require_stream("transmit")
+                if now_s is None:
+                    self._get_ready_to_transmit()
+                    now_s = self.now_s()
+                self.check_interrupted("transmit")
                 self._send(block, block.time_s, now_s)
                 out.append(None)
             except DeviceError as exc:
@@ -416,19 +420,11 @@ class Usrp(Radio):
 
     def _tell_reports(self, operation: str) -> None:
         """Raise the transmission errors that the device has reported since the last call."""
-        codes = self._uhd.types.TXMetadataEventCode
-        named = {
-            codes.time_error: "late",
-            codes.underflow: "underflow: the host was too slow",
-            codes.underflow_in_packet: "underflow inside a packet: the host was too slow",
-            codes.seq_error: "packets were lost on the way to the device",
-            codes.seq_error_in_packet: "packets were lost on the way to the device",
-        }
         with self._uhd_errors(operation):
             meta = self._uhd.types.TXAsyncMetadata()
             while self._tx.recv_async_msg(meta, 0.0):
-                if meta.event_code in named:
-                    self._reports.append(named[meta.event_code])
+                if meta.event_code in self._failures:
+                    self._reports.append(self._failures[meta.event_code])
         if self._reports:
             told, self._reports = self._reports, []
             kind = LateTransmit if "late" in told else DeviceError
@@ -612,6 +608,17 @@ class Usrp(Radio):
             if time.monotonic() >= deadline:
                 raise self._failed(operation, detail)
             time.sleep(_POLL_S)
+
+
+def _failures(codes: Any) -> dict[Any, str]:
+    """Return what is said of each event that the device reports of a failed transmission."""
+    return {
+        codes.time_error: "late",
+        codes.underflow: "underflow: the host was too slow",
+        codes.underflow_in_packet: "underflow inside a packet: the host was too slow",
+        codes.seq_error: "packets were lost on the way to the device",
+        codes.seq_error_in_packet: "packets were lost on the way to the device",
+    }
 
 
 def _text(usrp: Any, path: str) -> str:
