@@ -11,6 +11,7 @@ import importlib
 import io
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -148,8 +149,10 @@ class Usrp(Radio):
         self._queued_until_s = -np.inf
         """Device time at which all samples sent so far have left the device."""
         self._muted = False
-        self._reports: list[str] = []
-        """Errors of transmissions that the device reported and that were not raised yet."""
+        self._sent: deque[float] = deque()
+        """Starts of the bursts of which the device has not reported yet; its reports have their order."""
+        self._lost: list[tuple[float, str]] = []
+        """(start of the burst, why) of failed transmissions that were reported, and that no caller knows of yet."""
         try:
             self._uhd = load_uhd()
         except ImportError as exc:
@@ -321,6 +324,7 @@ class Usrp(Radio):
             args.channels = [channel]
             self._rx, self._tx = usrp.get_rx_stream(args), usrp.get_tx_stream(args)
         self._muted, self._queued_until_s = False, -np.inf
+        self._sent.clear()
         self._delay_samples = self._delay_at(accepted.sample_rate_hz)
         return accepted
 
@@ -366,31 +370,40 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- transmitting
 
     def _do_transmit(self, block: IqBlock, at_s: float | None) -> None:
-        self._get_ready_to_transmit()
+        self._require_stream("transmit")
+        self._tell_reports("transmit")
+        self._unmute()
         self._send(block, at_s, self.now_s())
+        self._tell_reports("transmit")
 
     def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
         """Queue one after the other. The clock is read once for all of them, because reading it may take as long as a
-        round; the device itself reports a burst that becomes late meanwhile."""
+        round; the device itself reports a burst that becomes late meanwhile (`failed_transmissions`)."""
         out: list[DeviceError | None] = []
         now_s: float | None = None
         for block in blocks:
             try:
                 self._require_stream("transmit")
-                if now_s is None:
-                    self._get_ready_to_transmit()
-                    now_s = self.now_s()
                 self.check_interrupted("transmit")
+                if now_s is None:
+                    self._unmute()
+                    now_s = self.now_s()
                 self._send(block, block.time_s, now_s)
                 out.append(None)
             except DeviceError as exc:
                 out.append(exc)
+        if self._tx is not None:
+            self._hear_reports("transmit")
+        lost = dict(self._lost)  # some may be known already
+        for i, block in enumerate(blocks):
+            why = lost.pop(block.time_s, None)
+            out[i] = out[i] if why is None else self._failure("transmit", [why])
+        self._lost = list(lost.items())
         return out
 
-    def _get_ready_to_transmit(self) -> None:
-        self._require_stream("transmit")
-        self._tell_reports("transmit")
-        self._unmute()
+    def failed_transmissions(self) -> list[tuple[float, DeviceError]]:
+        lost, self._lost = self._lost, []
+        return [(start_s, self._failure("transmit", [why])) for start_s, why in lost]
 
     def _send(self, block: IqBlock, at_s: float | None, now_s: float) -> None:
         """Send a burst; `now_s`: a recent reading of the device's clock."""
@@ -408,27 +421,35 @@ class Usrp(Radio):
             self._queued_until_s = max(self._queued_until_s, end_s)
             # samples that do not fit into the device's buffer are accepted only while the burst is sent
             sent = self._tx.send(samples, meta, end_s - now_s + 1.0)
+            self._sent.append(start_s)
             if sent < n:
                 self._end_burst()
                 raise DeviceTimeout(self.name, "transmit", self.state, f"the device took {sent} of {n} samples")
-        self._tell_reports("transmit")
 
     def _end_burst(self) -> None:
         meta = self._uhd.types.TXMetadata()
         meta.end_of_burst = True
         self._tx.send(np.zeros((1, 0), np.complex64), meta, _SLICE_S)
 
-    def _tell_reports(self, operation: str) -> None:
-        """Raise the transmission errors that the device has reported since the last call."""
+    def _hear_reports(self, operation: str) -> None:
+        """Take what the device has reported: one event for each burst, in their order."""
         with self._uhd_errors(operation):
             meta = self._uhd.types.TXAsyncMetadata()
             while self._tx.recv_async_msg(meta, 0.0):
+                start_s = self._sent.popleft() if self._sent else -np.inf
                 if meta.event_code in self._failures:
-                    self._reports.append(self._failures[meta.event_code])
-        if self._reports:
-            told, self._reports = self._reports, []
-            kind = LateTransmit if "late" in told else DeviceError
-            raise kind(self.name, operation, self.state, "an earlier transmission failed: " + "; ".join(told))
+                    self._lost.append((start_s, self._failures[meta.event_code]))
+
+    def _tell_reports(self, operation: str) -> None:
+        """Raise the transmission errors that the device has reported since the last call."""
+        self._hear_reports(operation)
+        if self._lost:
+            lost, self._lost = self._lost, []
+            raise self._failure(operation, [why for _, why in lost])
+
+    def _failure(self, operation: str, told: list[str]) -> DeviceError:
+        kind = LateTransmit if "late" in told else DeviceError
+        return kind(self.name, operation, self.state, "an earlier transmission failed: " + "; ".join(told))
 
     def _do_silence(self) -> None:
         if self._tx is None or self._muted or self._queued_until_s == -np.inf:
@@ -461,8 +482,12 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- receiving
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        self._require_stream("receive")
+        self._tell_reports("receive")
         self._ask_for(n_samples, at_s)
-        return self._fetch(n_samples, at_s, timeout_s)
+        block = self._fetch(n_samples, at_s, timeout_s)
+        self._tell_reports("receive")
+        return block
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
         """Queue several windows in the device, because the host is too slow to order one in the gap before it."""
@@ -483,12 +508,13 @@ class Usrp(Radio):
                 if self._rx is not None:
                     self._flush()
                 asked = i + 1
+        if self._tx is not None:
+            self._hear_reports("receive")
         return out
 
     def _ask_for(self, n_samples: int, at_s: float | None) -> None:
         """Order a capture."""
         self._require_stream("receive")
-        self._tell_reports("receive")
         types = self._uhd.types
         command = types.StreamCMD(types.StreamMode.num_done)
         command.num_samps = n_samples
@@ -510,7 +536,6 @@ class Usrp(Radio):
             finally:
                 if not whole and self._rx is not None:
                     self._flush()
-        self._tell_reports("receive")
         # UHD scales by 1/32767, so that the lowest code is slightly beyond full scale
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         return IqBlock(samples, rate_hz, stamp_s - delay_s, lost)

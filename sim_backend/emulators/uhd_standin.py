@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -143,6 +143,9 @@ class _Core:
         self.settings = RadioSettings(CARRIERS.start(), 1e6, 0.0, 0.0)
         self.tuned: RadioSettings | None = None
         self.events: deque[TXMetadataEventCode] = deque()
+        self._bursts: list[tuple[IqBlock | None, TXMetadataEventCode]] = []
+        """Timed bursts on their way to the air, which gets them together, and what is reported of each; None: a burst
+        that was lost."""
         self._offset_s = 0.0
         self._pending: tuple[int, float] | None = None
         self._passed_s = 0.0
@@ -168,6 +171,22 @@ class _Core:
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
         )
 
+    # -- bursts
+    def launch(self, burst: IqBlock | None, report: TXMetadataEventCode) -> None:
+        """Take a timed burst; its time is on the simulated radio's clock."""
+        self._bursts.append((burst, report))
+
+    def flush(self) -> None:
+        """Put the bursts on the air."""
+        bursts, self._bursts = self._bursts, []
+        blocks = [burst for burst, _ in bursts if burst is not None]
+        failures = iter(self._tuned_sim().transmit_many(blocks) if blocks else [])
+        for burst, report in bursts:
+            failure = None if burst is None else next(failures)
+            if failure is not None and not isinstance(failure, LateTransmit):
+                raise RuntimeError(f"RuntimeError: {failure}") from failure
+            self.events.append(report if failure is None else TXMetadataEventCode.time_error)
+
     # -- commands
     def touch(self, call: str) -> None:
         """Called by every command: fails on a lost device and blocks behind a timed command."""
@@ -184,6 +203,8 @@ class _Core:
 
     # -- time
     def _sim_now_s(self) -> float:
+        if self._bursts:
+            self.flush()
         return self.sim.now_s() + self._passed_s
 
     def _world_s(self) -> float:
@@ -220,7 +241,13 @@ class _Core:
 
     # -- air
     def on_air(self) -> SimRadio:
-        """Return the radio in the World, retuned if settings changed since it was used."""
+        """Return the radio in the World, with everything that was sent so far, retuned if settings changed since it was
+        used."""
+        if self._bursts:
+            self.flush()
+        return self._tuned_sim()
+
+    def _tuned_sim(self) -> SimRadio:
         if self.tuned != self.settings:
             s = self.settings
             tx_db = s.tx_gain_db - TX_GAIN.stop() + TX_TOP_DB
@@ -232,6 +259,8 @@ class _Core:
         return self.sim
 
     def change(self, **values: float) -> None:
+        if self._bursts:
+            self.flush()
         s = self.settings
         self.settings = RadioSettings(
             **{k: values.get(k, getattr(s, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")}
@@ -284,25 +313,23 @@ class TXStreamer:
         core, codes = self._core, TXMetadataEventCode
         fault = core.device.tx_faults.popleft() if core.device.tx_faults else ""
         if fault == "late":
-            core.events.append(codes.time_error)
+            core.launch(None, codes.time_error)
             return
         if fault in ("underflow", "seq_error"):
             burst = burst[: max(1, burst.size // 2)]
-            core.events.append(codes[fault])
-        sim = core.on_air()
+        report = codes[fault] if fault else codes.burst_ack
+        block = IqBlock(burst[None, :], core.settings.sample_rate_hz, 0.0)
+        if self._start is not None:
+            core.launch(replace(block, time_s=core.sim_s(self._start)), report)
+            return
         try:
-            sim.transmit(
-                IqBlock(burst[None, :], core.settings.sample_rate_hz, 0.0),
-                None if self._start is None else core.sim_s(self._start),
-            )
-        except LateTransmit:
-            core.events.append(codes.time_error)
+            core.on_air().transmit(block)
         except OffAir as exc:
             raise RuntimeError(f"RuntimeError: {exc}") from exc
-        if not fault:
-            core.events.append(codes.burst_ack)
+        core.events.append(report)
 
     def recv_async_msg(self, async_metadata: TXAsyncMetadata, timeout: float = 0.1) -> bool:
+        self._core.flush()
         if not self._core.events:
             return False
         async_metadata._event = self._core.events.popleft()
