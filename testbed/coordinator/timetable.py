@@ -110,6 +110,17 @@ class Timetable:
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
+    @property
+    def why_too_short(self) -> str | None:
+        """Return one line where the interval that is asked for is shorter than a round; None where it can be kept."""
+        asked_s, least_s = self._experiment.probing.interval_s, self.scheduler.shortest_s if self.scheduler else 0.0
+        if asked_s >= least_s * (1 - 1e-9):
+            return None
+        return (
+            f"probing.interval_s = {asked_s:g} s, but the slots of a round take {least_s:.3g} s, so that rounds follow one "
+            "another at that interval: probing.turnaround_s and probing.guard_s shorten them"
+        )
+
     def fix_origin(self) -> float:
         """Return the origin of the reference timeline on the coordinator's clock; the first call sets it to now."""
         if self._epoch_s is None:
