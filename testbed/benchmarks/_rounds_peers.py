@@ -1,25 +1,27 @@
-"""The work of a round in other people's ways: loops in NumPy, sionna-no-rt, HermesPy. None of them has daemons,
-authenticated links, a schedule, a journal or devices."""
+"""The work of a round in other ways: in as few calls of NumPy as possible, by sionna-no-rt, by HermesPy.
+
+None of them has daemons, authenticated links, a schedule, a journal or devices.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from testbed.core.config import Experiment
 from testbed.core.registry import make_stage
 from testbed.core.threads import one_thread
-from testbed.core.types import C64, F64, SPEED_OF_LIGHT_M_S, SoundingFrame
+from testbed.core.types import C64, F64, I64, SPEED_OF_LIGHT_M_S, SoundingFrame
 
 TRAIN = 64
 """Rounds that are computed together."""
 _LINKS = 4
 """Receptions of a round: Alice, Bob, and Eve twice."""
 _TAPS = 48
-_HERMES_ROUNDS = 5
 
 
 def measured(plan: Experiment) -> list[tuple[str, float]]:
@@ -30,8 +32,8 @@ def measured(plan: Experiment) -> list[tuple[str, float]]:
          lambda: NumpyRounds(plan, frame).train),
         ("sionna-no-rt: block-static TDL-A, noise and estimate per subcarrier, no synchronisation",
          (lambda: _sionna(plan, frame)) if importlib.util.find_spec("sionna") else None),
-        ("HermesPy: two simplex OFDM links, 5G TDL, least-squares estimate",
-         (lambda: _hermes(plan)) if importlib.util.find_spec("hermespy") else None),
+        ("HermesPy: four simplex OFDM links, 5G TDL, least-squares estimate",
+         (lambda: _hermes(plan, frame)) if importlib.util.find_spec("hermespy") else None),
     ]  # fmt: skip
     with one_thread():
         return [(name, _cpu_s(prepare())) for name, prepare in peers if prepare is not None]
@@ -49,7 +51,7 @@ def _cpu_s(work: Callable[[], int], n: int = 5) -> float:
 
 
 class NumpyRounds:
-    """Rounds of a train in as few calls of NumPy as possible, over a room with as many moving paths as the experiment."""
+    """Trains of rounds in as few calls of NumPy as possible, over as many moving paths as the experiment has."""
 
     def __init__(self, plan: Experiment, frame: SoundingFrame) -> None:
         self._plan, self._frame = plan, frame
@@ -98,7 +100,7 @@ class NumpyRounds:
         level = np.sqrt((np.abs(clean) ** 2).mean(axis=-1, keepdims=True))
         return np.asarray(clean * np.exp(2j * np.pi * turns).astype(np.complex64) + 0.04 * level * noise)
 
-    def _synchronise(self, heard: C64) -> tuple[NDInt, F64]:
+    def _synchronise(self, heard: C64) -> tuple[I64, F64]:
         """Return the starts of the frames (round, link), and the carrier's offset in cycles per sample."""
         f = self._frame
         half, lag = f.preamble_half, f.preamble_len - f.preamble_half
@@ -107,11 +109,12 @@ class NumpyRounds:
         metric = np.abs(run[..., lag:] - run[..., :-lag])
         match = np.abs(np.fft.ifft(np.fft.fft(heard, self._n_fft) * self._matched))[..., : metric.shape[-1]]
         last = self._n - f.samples.size
-        starts = np.argmax(match[..., : last + 1] * (metric[..., : last + 1] > 0.3 * metric.max(axis=-1, keepdims=True)), axis=-1)
+        is_preamble = metric[..., : last + 1] > 0.3 * metric.max(axis=-1, keepdims=True)
+        starts = np.argmax(match[..., : last + 1] * is_preamble, axis=-1)
         sums = np.take_along_axis(run, (starts + lag - 1)[..., None], axis=-1)
         return starts, np.asarray(np.angle(sums) / (2 * np.pi * half))
 
-    def _divide(self, heard: C64, starts: NDInt, offset: F64) -> C64:
+    def _divide(self, heard: C64, starts: I64, offset: F64) -> C64:
         """Return (round, link, subcarrier): the mean of the symbols' spectra by the pilots."""
         f = self._frame
         first = f.preamble_len + f.n_cp - f.n_cp // 4
@@ -121,9 +124,6 @@ class NumpyRounds:
         symbols = symbols * np.exp(-2j * np.pi * offset[..., None] * where).astype(np.complex64)
         spectra = np.fft.fft(symbols.mean(axis=-2)) / np.sqrt(f.n_fft)
         return np.asarray(spectra[..., f.bins] / f.pilots, np.complex64)
-
-
-NDInt = np.ndarray[tuple[int, ...], np.dtype[np.intp]]
 
 
 def _sionna(plan: Experiment, frame: SoundingFrame) -> Callable[[], int]:
@@ -145,5 +145,44 @@ def _sionna(plan: Experiment, frame: SoundingFrame) -> Callable[[], int]:
     return train
 
 
-def _hermes(plan: Experiment) -> Callable[[], int]:
-    raise NotImplementedError
+def _hermes(plan: Experiment, frame: SoundingFrame) -> Callable[[], int]:
+    """Return a function that sends a frame over each link, receives it and estimates its channel.
+
+    HermesPy has the licence AGPL: nothing but this benchmark uses it, where somebody has installed it.
+    """
+    from hermespy.channel import TDL, TDLType
+    from hermespy.modem import (
+        ElementType,
+        GridElement,
+        GridResource,
+        OFDMWaveform,
+        OrthogonalLeastSquaresChannelEstimation,
+        SchmidlCoxPilotSection,
+        SchmidlCoxSynchronization,
+        SimplexLink,
+        SymbolSection,
+    )  # fmt: skip
+    from hermespy.simulation import SimulatedDevice
+
+    def link() -> tuple[Any, Any, Any]:
+        ends = [
+            SimulatedDevice(carrier_frequency=plan.radio.carrier_hz, bandwidth=frame.sample_rate_hz) for _ in range(2)
+        ]
+        pilots = [GridElement(ElementType.REFERENCE, frame.pilots.size)]
+        resources = [GridResource(prefix_ratio=frame.n_cp / frame.n_fft, elements=pilots)]
+        symbols = [SymbolSection(num_repetitions=frame.n_symbols, pattern=[0])]
+        wave = OFDMWaveform(resources, symbols, num_subcarriers=frame.n_fft)
+        wave.pilot_section = SchmidlCoxPilotSection()
+        wave.synchronization = SchmidlCoxSynchronization()
+        wave.channel_estimation = OrthogonalLeastSquaresChannelEstimation()
+        SimplexLink(waveform=wave).connect(*ends)
+        return ends[0], ends[1], TDL(TDLType.A, 100e-9)
+
+    links = [link() for _ in range(_LINKS)]
+
+    def one() -> int:
+        for transmitter, receiver, channel in links:
+            receiver.receive(channel.propagate(transmitter.transmit(), transmitter, receiver))
+        return 1
+
+    return one

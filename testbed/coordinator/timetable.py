@@ -117,8 +117,8 @@ class Timetable:
         if asked_s >= least_s * (1 - 1e-9):
             return None
         return (
-            f"probing.interval_s = {asked_s:g} s, but the slots of a round take {least_s:.3g} s, so that rounds follow one "
-            "another at that interval: probing.turnaround_s and probing.guard_s shorten them"
+            f"probing.interval_s = {asked_s:g} s, but the slots of a round take {least_s:.3g} s, so that rounds follow "
+            "one another at that interval: probing.turnaround_s and probing.guard_s shorten them"
         )
 
     def fix_origin(self) -> float:

@@ -88,9 +88,7 @@ def test_on_the_wall_clock_a_train_uses_the_air_as_much_as_was_asked_for(interva
     done = joined(lab={**LAB, "world": {"pace": "wall"}}, rounds=400, probing=quick)
     done.wait(5.0)
     plans = [b.rounds for n, b in done.told if n == "bob" and isinstance(b, m.Probe)]
-    gaps_s = [
-        y.slots[0].start_s + y.margin_s - x.slots[0].start_s - x.margin_s for b in plans for x, y in pairwise(b)
-    ]
+    gaps_s = [y.slots[0].start_s + y.margin_s - x.slots[0].start_s - x.margin_s for b in plans for x, y in pairwise(b)]
     assert len(gaps_s) > 100
     notes = [n for n in done.notes if n.kind == "interval_too_short"]
     least_s = done.state.timetable.scheduler.shortest_s

@@ -217,10 +217,11 @@ def test_a_schedule_is_taken_as_a_whole_or_refused_and_the_next_one_works(
     twin.arm(fault)  # once the patterns are on their way
     try:
         applied = board.schedule(wanted, [1.0 + k for k in range(12)])
+    except DeviceError:
+        pass  # as a whole: the coordinator rejects the rounds of that train
+    else:
         assert [x.digest for x in applied] == [x.digest for x in wanted]
         assert [x.time_s for x in applied] == [1.0 + k for k in range(12)]
-    except DeviceError as exc:
-        assert "schedule" in str(exc)
     board.schedule(wanted[::-1], [100.0 + k for k in range(12)])
     assert list(twin.latched)[-12:] == [x.levels.tobytes() for x in wanted[::-1]]
     assert board.readback().digest == wanted[0].digest
