@@ -225,7 +225,7 @@ def _timed(
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         if crew is not None:
-            pids.extend(crew.pid(name) for name in [*server.lab.node, "world"])
+            pids.extend(crew.pid(name) for name in [*server.state.nodes, "world"])
         stack.enter_context(beside(server.folder))
 
     with ExitStack() as stack:
