@@ -66,9 +66,7 @@ def in_real_time(folder: Path, lab: str) -> str:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("lab", ["sim", "usrp_standin"])
-def test_an_interval_of_2_ms_is_kept_in_real_time(
-    lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interval_of_2_ms_is_kept_in_real_time(lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: on a busy machine trains come later and are shorter, but within each the interval is kept."""
     monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
 
