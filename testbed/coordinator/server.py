@@ -42,7 +42,7 @@ _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is read again."""
 _SHOWN = (
     "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
-    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told",
+    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told", "interval_too_short",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
