@@ -73,6 +73,8 @@ class Feed:
         self.folder = folder
         self.state = "waiting"
         self.paused = False
+        self.asked: str | None = None
+        """How somebody asked the run to end (stop, abort, halt), on a page or in its terminal."""
         self.start: Start | None = None
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
@@ -180,6 +182,8 @@ class Feed:
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
         if kind in ("paused", "unpaused"):
             self.paused = kind == "paused"
+        if kind == "stop_asked":
+            self.asked = str(data.get("kind"))
         if kind not in _QUIET:
             self.events.append(
                 {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
@@ -329,6 +333,7 @@ class Feed:
         told: dict[str, Any] = {
             "state": self.state,
             "paused": self.paused and self.state == "live",
+            "asked": self.asked if self.state == "live" else None,
             "whole": whole,
             "title": "" if start is None else str(start.experiment.get("title", "")),
             "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),

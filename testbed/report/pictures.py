@@ -29,6 +29,12 @@ _VARIABLES = dict(
     )
 )
 ROLES = {"alice": ALICE, "bob": BOB, "eve": EVE}
+_DASHES: dict[tuple[str, bool], Any] = {
+    ("alice", False): "-", ("bob", False): (0, (6, 2)), ("eve", False): (0, (1.5, 1.5)),
+    ("eve", True): (0, (5, 1.5, 1.5, 1.5)),
+}  # fmt: skip
+"""(role, whether it is the receiver's second link) → dashes, by which the curves differ where their colours do not."""
+_HATCHES = ("", "////", "....", "xxxx")
 MAX_COLUMNS = 600
 MAX_SUBCARRIERS = 96
 
@@ -180,7 +186,7 @@ class Pictures:
                 style: dict[str, Any] = {
                     "color": ROLES.get(link.role, INK),
                     "lw": 1.0,
-                    "ls": "--" if link.dashed else "-",
+                    "ls": _dashes(link.role, link.dashed),
                     "marker": "." if there.sum() < 60 else None,
                     "ms": 3,
                 }
@@ -191,7 +197,7 @@ class Pictures:
             self._time_axis(bottom, -0.38)
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
-            top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=3.0, columnspacing=1.4)
             data = (
                 (link.title, *row)
                 for link in links
@@ -211,10 +217,10 @@ class Pictures:
             for title, (x, y) in curves.items():
                 role, dashed = roles.get(title, ("", True))
                 colour = ROLES.get(role, INK) if title in roles else MUTED
-                ax.plot(x, y, color=colour, lw=1.1, ls="--" if dashed else "-", label=title)
+                ax.plot(x, y, color=colour, lw=1.1, ls=_dashes(role, dashed), label=title)
             ax.set(xlabel=x_label, ylabel=y_label)
             ax.grid(True, axis="y")
-            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=3.0, columnspacing=1.4)
             data = ((title, a, b) for title, (x, y) in curves.items() for a, b in zip(x, y, strict=True))
             return self._inline(fig, alt, name, ("curve", x_label, y_label), data)
 
@@ -283,7 +289,11 @@ class Pictures:
                 bars = np.abs(ends.T - known)
                 if few:
                     at = x + (i - (len(stages) - 1) / 2) * width
-                    ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
+                    hatch = _HATCHES[i % len(_HATCHES)]
+                    ax.bar(
+                        at, np.nan_to_num(known), width * 0.9, color=colour, label=stage, hatch=hatch,
+                        edgecolor=CARD, lw=0,
+                    )  # fmt: skip
                     ax.errorbar(at, known, bars, fmt="none", ecolor=MUTED, elinewidth=0.8, capsize=2)
                     for xi, v in zip(at, values, strict=True):
                         # Without the text, an unknown value and 0 would look the same.
@@ -303,7 +313,7 @@ class Pictures:
                             **place,
                         )
                 else:
-                    ax.plot(x, known, color=colour, lw=1.1, marker=".", ms=3, label=stage)
+                    ax.plot(x, known, color=colour, lw=1.1, marker=_MARKERS[i % len(_MARKERS)], ms=3, label=stage)
                     ax.fill_between(x, *ends.T, color=colour, alpha=0.15, lw=0)
             if few:
                 ax.set_xticks(x, [str(b) for b in blocks])
@@ -374,6 +384,10 @@ class Pictures:
             return drawn
         self.kept.append(paper.keep(fig, whole_svg, name, _VARIABLES, columns, rows))
         return drawn + paper.downloads(name)
+
+
+def _dashes(role: str, second: bool) -> Any:
+    return _DASHES.get((role, second), "--" if second else (0, (8, 2, 2, 2)))
 
 
 def _hashable(value: Any) -> Any:

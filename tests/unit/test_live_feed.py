@@ -82,10 +82,15 @@ def test_a_live_run_and_the_same_run_closed_show_the_same(tmp_path: Path) -> Non
         assert point["r"]["Alice–Bob"] > 0.9
         assert abs(point["r"]["Bob–Eve"]) < 0.5
         assert point["snr_db"] == dict.fromkeys(LINKS, 20.0)
+    assert second["asked"] is None
+    w.event("stop_asked", {"kind": "stop"})
+    feed.poll()
+    assert feed.message(cursor)[0]["asked"] == "stop", "a page says so until the run is over, however it was asked"
+    assert watch.line(feed.message(cursor)[0]).startswith("stopping: round 40/40")
     w.close(documents.stop("ok"), {})
     feed.poll()
     third, _ = feed.message(cursor)
-    assert (third["state"], third["stop"]["exit_status"]) == ("closed", "ok")
+    assert (third["state"], third["stop"]["exit_status"], third["asked"]) == ("closed", "ok", None)
     later = Feed(tmp_path / "run")
     later.poll()
     whole, _ = later.message()
