@@ -38,15 +38,17 @@ from testbed.benchmarks import BenchRow, tell
 from testbed.benchmarks.rounds import drive
 from testbed.core.errors import TestbedError
 from testbed.live.beside import Beside
+from testbed.records import files
 
 if TYPE_CHECKING:
     from testbed.coordinator.server import Coordinator, Progress
     from testbed.lab.processes import Crew
 
-PAIRS = 20
+PAIRS = 16
 """Most pairs of stretches for each kind of page."""
-STRETCH, UNMEASURED = 60, 20
-"""Rounds that are measured in a stretch, and rounds before them."""
+STRETCH, UNMEASURED = 300, 30
+"""Rounds that are measured in a stretch, and rounds before them. A stretch takes a second or more, in which the page
+reads the journal several times."""
 SETTLED = 100
 """Rounds before the first stretch, in which processes start up and caches fill."""
 LIMIT_S = 60.0
@@ -74,14 +76,14 @@ def _run(pairs: Pairs, opened: Any) -> None:
     """Drive one run in which `pairs` is measured."""
     plan = config.load_experiment("mobile_room")
     most = SETTLED + 2 * pairs.most * (STRETCH + UNMEASURED) + STRETCH
-    # no block is complete before the last round, because the time of distilling must not count
+    # no block is complete while pairs are measured, because the time of distilling must not count
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * most)
     plan = msgspec.structs.replace(plan, rounds=most, accounting=accounting)
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         pairs.page_pids = stack.enter_context(opened(server.folder))
         pairs.run_pids = [os.getpid(), *([] if crew is None else crew.pids())]
-        pairs.end = lambda: server.ask_stop("stop")
+        pairs.end = lambda: server.ask_stop("abort")  # after "stop", the rounds so far are distilled
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.callback(pairs.let_go)
@@ -151,7 +153,10 @@ class Pairs:
             self.tell(len(self.done) / self.most, f"pair {len(self.done)} of {self.most}: {told}")
         else:
             self._watched = not self._watched
-            _signal(self.page_pids, signal.SIGCONT if self._watched else signal.SIGSTOP)
+            if self._watched:
+                _signal(self.page_pids, signal.SIGCONT)
+            else:
+                halt(self.page_pids)
 
     def let_go(self) -> None:
         """Let a halted page go on, so that it can end."""
@@ -172,25 +177,29 @@ class Pairs:
         return rows
 
     def _row(self, name: str, of: str, what: str) -> BenchRow:
-        ratios = sorted(self.ratios(of))
-        n = len(ratios)
-        quarter = n // 4
-        spread = (
-            f"middle half {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}, all {ratios[0]:.3f} to {ratios[-1]:.3f}"
-        )
+        ratios = self.ratios(of)
+        sure = median_interval(ratios)
+        told = "too few for a confidence" if sure is None else f"with 95 % confidence {sure[0]:.3f} to {sure[1]:.3f}"
+        spread = f"{told}, single pairs {min(ratios):.3f} to {max(ratios):.3f}"
         return BenchRow(
             name=name,
             ours_s=statistics.median(getattr(watched, of) for watched, _ in self.done),
             peer="no page",
             peer_s=statistics.median(getattr(without, of) for _, without in self.done),
             ratio=statistics.median(ratios),
-            note=f"{what}; median of {n} pairs of {STRETCH} rounds ± {standard_error(ratios):.3f}, {spread}",
+            note=f"{what}; median of {len(ratios)} pairs of {STRETCH} rounds, {spread}",
         )
 
 
-def standard_error(values: list[float]) -> float:
-    """Return the standard error of the median of values: 1.2533 times that of their mean, as for a normal density."""
-    return 1.2533 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+def median_interval(values: list[float]) -> tuple[float, float] | None:
+    """Return the interval between two of the values that contains the median of their distribution, whatever it is,
+    with at least 95 % confidence; None for fewer than 6 values, of which not even the extremes do.
+    """
+    ordered, n = sorted(values), len(values)
+    # the chance that fewer than k of n values are below the median, for each end of the interval
+    below = [sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(n // 2 + 1)]
+    k = max((k for k, chance in enumerate(below) if chance <= 0.025), default=0)
+    return (ordered[k - 1], ordered[n - k]) if k else None
 
 
 def cpu_s(pids: Iterable[int]) -> float:
@@ -205,6 +214,26 @@ def cpu_s(pids: Iterable[int]) -> float:
             with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that has ended meanwhile
                 total += 1e-9 * int(thread.read_text().split()[0])
     return total
+
+
+def halt(pids: Iterable[int], tries: int = 200) -> None:
+    """Halt processes at an instant at which none of them has the journal open: a reader that is halted in the middle
+    would keep the run from clearing the journal's log.
+    """
+    for _ in range(tries):
+        _signal(pids, signal.SIGSTOP)
+        if not any(map(_has_journal_open, pids)):
+            return
+        _signal(pids, signal.SIGCONT)
+        time.sleep(0.01)
+
+
+def _has_journal_open(pid: int) -> bool:
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if files.JOURNAL in os.readlink(link):
+                return True
+    return False
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:

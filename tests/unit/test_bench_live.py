@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +25,7 @@ class Clock:
         monkeypatch.setattr(live.time, "perf_counter", lambda: self.wall_s)
         monkeypatch.setattr(live, "cpu_s", lambda pids: self.page_s if pids == [2] else self.run_s)
         monkeypatch.setattr(live, "_signal", self.signal)
+        monkeypatch.setattr(live, "halt", lambda pids: self.signal(pids, signal.SIGSTOP))
 
     def signal(self, pids: list[int], number: signal.Signals) -> None:
         assert pids == [2], "only the page's processes are halted"
@@ -36,7 +40,7 @@ class Clock:
 def measured(clock: Clock, most: int, limit_s: float = 1e9) -> tuple[live.Pairs, list[int]]:
     ended: list[int] = []
     pairs = live.Pairs(most, limit_s, run_pids=[1], page_pids=[2], end=lambda: ended.append(1))
-    for n in range(1, 5000):
+    for n in range(1, 20_000):
         if ended:
             break
         clock.round()
@@ -58,9 +62,42 @@ def test_the_ratio_of_a_pair_is_that_of_its_rounds(monkeypatch: pytest.MonkeyPat
 
 
 def test_on_a_slow_machine_there_are_fewer_pairs_but_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a pair takes 160 rounds of 10 ms
+    # a pair takes 660 rounds of 10 ms, and the first one is measured from its 30th round on; the limit is checked after each stretch
     assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=0.1)[0].done) == live.LEAST_PAIRS
-    assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=7.0)[0].done) == 5
+    assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=35.9)[0].done) == 5
+    assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=36.1)[0].done) == 6
+
+
+def test_the_confidence_of_a_median_is_that_of_the_sign_test() -> None:
+    """Ranks 2 and 9 of 10 values, 4 and 13 of 16: tables of the binomial distribution."""
+    assert live.median_interval([float(i) for i in range(10, 0, -1)]) == (2.0, 9.0)
+    assert live.median_interval([float(i) for i in range(1, 17)]) == (4.0, 13.0)
+    assert live.median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]) == (1.0, 6.0)
+    assert live.median_interval([1.0] * 5) is None
+
+
+def test_a_page_is_halted_while_it_has_no_journal_open(tmp_path: Path) -> None:
+    code = "import sys; f = open(sys.argv[1]); print('open', flush=True); input(); f.close(); input()"
+    (tmp_path / "journal.sqlite").write_text("")
+    command = [sys.executable, "-c", code, str(tmp_path / "journal.sqlite")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        if not Path(f"/proc/{reader.pid}/fd").exists():
+            pytest.skip("no /proc on this system")
+        live.halt([reader.pid], tries=1)
+        assert state(reader.pid) != "T", "it goes on while it reads"
+        reader.stdin.write("close\n")
+        reader.stdin.flush()
+        live.halt([reader.pid], tries=3000)
+        assert state(reader.pid) == "T"
+        live._signal([reader.pid], signal.SIGCONT)
+        reader.communicate("end\n")
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 def test_processor_time_of_processes() -> None:

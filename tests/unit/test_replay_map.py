@@ -547,7 +547,6 @@ def test_tables_that_are_missing_stay_the_sources(tmp_path: Path) -> None:
         (('"rssi"', '"node"'), "map.toml: table [alice]: array 'node': text; accepted: numbers"),
         (('"rssi"', '"node"'), "where nothing was received; probe 0 has 'a'"),
         (('"rssi"', '"rsi"'), "no array 'rsi'; accepted: seq, node, rssi; did you mean 'rssi'?"),
-        (('index = "seq"', 'time = "seq"\ntime_offset_s = 9e4'), "nearest 9e+04 s apart, tolerance_s = 0.01"),
         (('"a"', '"c"'), "[alice]: where: node = 'c' leaves no probe; accepted: values that occur: 'a', 'b'"),
     ],
 )
@@ -561,6 +560,12 @@ def test_a_wrong_column_of_a_table_is_one_line(tmp_path: Path, change: tuple[str
     with pytest.raises(InputError) as caught:
         loaded(tmp_path, "m.csv", text.replace(*change, 1))
     assert says in str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_how_far_apart_clocks_are_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", **keyed(tb=keyed()["tb"] + 9e4))
+    with pytest.raises(InputError, match=r"0 pairs of .* nearest 9e\+04 s apart, tolerance_s = 0\.01\); accepted"):
+        loaded(tmp_path, "m.npz", keyed_map("time"))
 
 
 def test_a_table_that_a_spreadsheet_wrote_as_utf16(tmp_path: Path) -> None:
