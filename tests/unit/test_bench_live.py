@@ -62,7 +62,7 @@ def test_the_ratio_of_a_pair_is_that_of_its_rounds(monkeypatch: pytest.MonkeyPat
 
 
 def test_on_a_slow_machine_there_are_fewer_pairs_but_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a pair takes 660 rounds of 10 ms, and the first one is measured from its 30th round on; the limit is checked after each stretch
+    # a pair takes 660 rounds of 10 ms, the first one without its first 30; the limit is checked after each stretch
     assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=0.1)[0].done) == live.LEAST_PAIRS
     assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=35.9)[0].done) == 5
     assert len(measured(Clock(monkeypatch, 0.0), 20, limit_s=36.1)[0].done) == 6
