@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64, U8, SurfacePattern
 from testbed.report import paper
@@ -299,9 +300,10 @@ class Pictures:
                         # Without the text, an unknown value and 0 would look the same.
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
                         inside = v is not None and v > 0.4
-                        place: dict[str, Any] = (
-                            {"va": "top", "color": CARD} if inside else {"va": "bottom", "color": MUTED}
-                        )
+                        place: dict[str, Any] = {"va": "bottom", "color": MUTED}
+                        if inside:
+                            box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+                            place = {"va": "top", "color": CARD, "bbox": box}
                         lift = (3, -3)[inside]
                         ax.annotate(
                             text,
@@ -330,6 +332,57 @@ class Pictures:
             ]
             head = ("stage", "block", "share of differing bits", "95 % from", "95 % to")
             return self._inline(fig, alt, "disagreement", head, data)
+
+    def strip(self, rows: Sequence[tuple[str, str, U8]], shown: int, alt: str) -> str:
+        """Draw bits as `bit_strip` does; the files for a paper contain the same cells and all values."""
+        svg = bit_strip(rows, shown, alt)
+        if not self._keeps:
+            return svg
+        kinds = {"cell1": (INK, 1.0), "cell0": (RULE, 1.0), "wrong1": (BAD, 0.5), "wrong0": (BAD, 0.5)}
+        per_line, n = 128, min([shown, *(len(values) for _, _, values in rows)])
+        lines = -(-n // per_line)
+        with _figure(8.6, 0.3 + 0.24 * lines * (len(rows) + 1)) as fig:
+            axes = fig.subplots(lines, 1, squeeze=False)[:, 0]
+            for line, ax in enumerate(axes):
+                part = slice(line * per_line, min((line + 1) * per_line, n))
+                for r, (_, _, values) in enumerate(rows):
+                    for kind, which in _cells(values[part], rows[0][2][part]).items():
+                        colour, tall = kinds[kind]
+                        bars = [(i, 0.86) for i in np.flatnonzero(which).tolist()]
+                        ax.broken_barh(
+                            bars, (r + 1 - tall, 0.9 * tall), color=colour, lw=0, alpha=0.4 if kind == "wrong0" else 1
+                        )
+                ax.set(xlim=(0, per_line), ylim=(len(rows), 0), yticks=[r + 0.5 for r in range(len(rows))], xticks=[])
+                ax.set_yticklabels([label for label, _, _ in rows])
+                ax.set_title(f"bits {part.start}–{part.stop - 1}", fontsize=8)
+                for spine in ax.spines.values():
+                    spine.set_visible(False)
+            data = zip(range(n), *(values[:n].tolist() for _, _, values in rows), strict=True)
+            self._inline(fig, alt, "bits", ("bit", *(label for label, _, _ in rows)), data)
+        return svg + paper.downloads("bits")
+
+    def patterns(self, shown: Mapping[str, SurfacePattern]) -> str:
+        """Add a surface's patterns (digest → pattern) to the files for a paper and return links to these; '' if none
+        are written."""
+        if not self._keeps:
+            return ""
+        across = min(8, len(shown))
+        with _figure(1.05 * across, 1.3 * -(-len(shown) // across)) as fig:
+            axes = fig.subplots(-(-len(shown) // across), across, squeeze=False).ravel()
+            for ax in axes:
+                ax.set_axis_off()
+            for ax, (digest, pattern) in zip(axes, shown.items(), strict=False):
+                ax.imshow(pattern.phases_rad, cmap="twilight", vmin=0.0, vmax=2 * np.pi, interpolation="none")
+                ax.set_title(digest[:8], fontsize=7)
+            data = (
+                (digest, r, c, int(level), f"{360 * int(level) / (1 << pattern.phase_bits):.6g}")
+                for digest, pattern in shown.items()
+                for (r, c), level in np.ndenumerate(pattern.levels)
+            )
+            self._inline(
+                fig, "surface patterns", "patterns", ("pattern", "row", "column", "level", "phase, degrees"), data
+            )
+        return paper.downloads("patterns")
 
     def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
         """Draw bars from raw bits down to key bits."""
@@ -395,7 +448,8 @@ def _hashable(value: Any) -> Any:
 
 
 def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
-    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red where a row differs from the first row.
+    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red and half as high where a row differs from
+    the first row.
 
     `rows` are (label, role, values).
     """
@@ -414,17 +468,22 @@ def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_lin
             y = top + gap - 3 + r * (height + 2)
             parts.append(f'<text class="{escape(role)}" x="0" y="{y + height - 2}">{escape(label)}</text>')
             mine, reference = values[part], rows[0][2][part]
-            for cell, which in (
-                ("cell1", (mine == 1) & (mine == reference)),
-                ("cell0", (mine == 0) & (mine == reference)),
-                ("wrong1", (mine == 1) & (mine != reference)),
-                ("wrong0", (mine == 0) & (mine != reference)),
-            ):
-                path = "".join(f"M{left + i * width} {y}h6v{height}h-6z" for i in np.flatnonzero(which))
+            for cell, which in _cells(mine, reference).items():
+                tall = height if cell.startswith("cell") else height // 2
+                path = "".join(f"M{left + i * width} {y + height - tall}h6v{tall}h-6z" for i in np.flatnonzero(which))
                 if path:
                     parts.append(f'<path class="{cell}" d="{path}"/>')
     box = f'viewBox="0 0 {left + per_line * width + 2} {lines * line_height}"'
     return f'<svg class="strip" {box} role="img" aria-label="{escape(alt, quote=True)}">{"".join(parts)}</svg>'
+
+
+def _cells(mine: U8, reference: U8) -> dict[str, NDArray[np.bool_]]:
+    """Return the kind of a cell → (bit,) whether it is of that kind."""
+    same = mine == reference
+    return {
+        "cell1": (mine == 1) & same, "cell0": (mine == 0) & same,
+        "wrong1": (mine == 1) & ~same, "wrong0": (mine == 0) & ~same,
+    }  # fmt: skip
 
 
 def pattern_image(pattern: SurfacePattern, alt: str) -> str:
