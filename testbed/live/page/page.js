@@ -18,7 +18,8 @@ function plot(id, series, data, x, y, height) {
     if (plots[id]) plots[id].chart.destroy();
     const axis = {stroke: css("--dim"), grid: {stroke: css("--line"), width: 1}, ticks: {stroke: css("--line")}};
     const chart = new uPlot({
-      width, height: height || 190, cursor: {drag: {x: true, y: false}}, scales: {x: {time: false}},
+      width, height: height || 190, cursor: {drag: {x: true, y: false}},
+      scales: {x: {time: false, range: (u, least, most) => least === most ? [least - 1, most + 1] : [least, most]}},
       axes: [{...axis, label: x, labelSize: 18}, {...axis, label: y, labelSize: 18, size: 62}],
       series: [{label: x}, ...series], legend: {markers: {width: 0, fill: () => "none"}},
     }, data, place);
