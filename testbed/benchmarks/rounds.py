@@ -14,7 +14,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,13 @@ import msgspec
 import numpy as np
 
 from testbed import config
-from testbed.benchmarks import BenchRow, _rounds_peers
+from testbed.benchmarks import BenchRow, _rounds_peers, tell
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
 
 if TYPE_CHECKING:
-    from testbed.coordinator.server import Coordinator
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
 
 ROUNDS = 600
@@ -151,66 +150,36 @@ def _peers(alone: Pace) -> list[BenchRow]:
     ]
 
 
-Beside = Callable[[Path], AbstractContextManager[object]]
-"""A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
-
-
 def round_s(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str = "mobile_room",
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    **probing: float,
+    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
 ) -> tuple[float, int]:
     """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept).
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
-    found = _pace(lab, rounds, settled, experiment, wall, beside, **probing)
+    found = _pace(lab, rounds, settled, experiment, wall, **probing)
     return found.wall_s, found.kept
 
 
-def _pace(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str,
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    **probing: float,
-) -> Pace:
+def _pace(lab: str, rounds: int, settled: int, experiment: str, wall: bool = False, **probing: float) -> Pace:
     """Measure a run in processes, as `round_s` does."""
-    from testbed.lab import processes
-
     plan = config.load_experiment(experiment)
     plan = msgspec.structs.replace(plan, probing=msgspec.structs.replace(plan.probing, **probing))
     with tempfile.TemporaryDirectory() as folder:
         if wall:
             lab = str(_in_real_time(lab, Path(folder)))
-        return _timed(plan, config.load_lab(lab), lab, rounds, settled, Path(folder), processes.run, beside)
+        return _timed(plan, config.load_lab(lab), lab, rounds, settled, Path(folder), in_process=False)
 
 
 def in_one_process(plan: Experiment, lab: Lab, rounds: int, settled: int) -> Pace:
     """Measure a run in this process."""
-    from testbed.lab import one_process
-
     with tempfile.TemporaryDirectory() as folder:
-        return _timed(plan, lab, lab.name, rounds, settled, Path(folder), one_process.run)
+        return _timed(plan, lab, lab.name, rounds, settled, Path(folder), in_process=True)
 
 
 def _timed(
-    plan: Experiment,
-    lab: Lab,
-    lab_name: str,
-    rounds: int,
-    settled: int,
-    folder: Path,
-    drive: Callable[..., Any],
-    beside: Beside = lambda _: nullcontext(),
-) -> Pace:
-    from testbed.coordinator.server import Progress
+    plan: Experiment, lab: Lab, lab_name: str, rounds: int, settled: int, folder: Path, in_process: bool
+) -> Pace:  # fmt: skip
     from testbed.records import reader
 
     # one block after the last round, because the time of distilling must not count
@@ -222,26 +191,36 @@ def _timed(
     def progress(p: Progress) -> None:
         if p.round >= (rounds if marks else settled) and len(marks) < 2:
             marks.append((p.round, time.perf_counter(), sum(map(_cpu_s, pids))))
+        tell(None, f"{plan.title}: {p.round} of {rounds} rounds")
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         if crew is not None:
             pids.extend(crew.pid(name) for name in [*server.state.nodes, "world"])
-        stack.enter_context(beside(server.folder))
 
-    with ExitStack() as stack:
-        state = os.environ.get("TESTBED_STATE")
-        os.environ["TESTBED_STATE"] = str(folder / "state")
-        try:
-            outcome = drive(plan, lab, lab_name, folder / "run", progress, begun)
-        finally:
-            if state is None:
-                del os.environ["TESTBED_STATE"]
-            else:
-                os.environ["TESTBED_STATE"] = state
-        gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
+    outcome = drive(plan, lab, lab_name, folder, progress, begun, in_process)
+    gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
     first, last = marks
     wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
     return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s)
+
+
+def drive(
+    plan: Experiment, lab: Lab, lab_name: str, folder: Path, progress: Callable[[Progress], None],
+    begun: Callable[[Coordinator, Crew | None], None] = lambda *_: None, in_process: bool = False,
+) -> Outcome:  # fmt: skip
+    """Run an experiment in `folder`, with keys and states of its own; `begun` is called once everything has started."""
+    from testbed.lab import one_process, processes
+
+    state = os.environ.get("TESTBED_STATE")
+    os.environ["TESTBED_STATE"] = str(folder / "state")
+    try:
+        run = one_process.run if in_process else processes.run
+        return run(plan, lab, lab_name, folder / "run", progress, begun)
+    finally:
+        if state is None:
+            del os.environ["TESTBED_STATE"]
+        else:
+            os.environ["TESTBED_STATE"] = state
 
 
 def _cpu_s(pid: int) -> float:
