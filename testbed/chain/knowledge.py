@@ -74,7 +74,8 @@ class Knowledge:
     _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
     _states: dict[int, int] = field(default_factory=dict)
     """Round → opaque number of the surface's state."""
-    _heard: dict[str, list[Heard]] = field(default_factory=dict)
+    _heard: dict[str, list[HeardSeries]] = field(default_factory=dict)
+    """As they were reported, which takes half of the memory of `Heard`."""
     refused_series: int = 0
     """Number of Eve's series that could not be read."""
 
@@ -90,21 +91,22 @@ class Knowledge:
         """Add what Eve's node reports of the rounds until now; last_round: the last one that there was."""
         for one in series[:MOST_SERIES]:
             try:
-                self._add(read_heard(one), last_round)
+                self._add(one, last_round)
             except InputError:
                 self.refused_series += 1
         self.refused_series += max(0, len(series) - MOST_SERIES)
 
-    def _add(self, heard: Heard, last_round: int | None) -> None:
-        """Add a series; raises InputError for one that contradicts earlier ones, or is one too many."""
+    def _add(self, series: HeardSeries, last_round: int | None) -> None:
+        """Add a series as it came; raises InputError for one that contradicts earlier ones, or is one too many."""
+        heard = read_heard(series)
         if last_round is not None and heard.rounds[-1] > last_round:
             raise InputError("rounds that there were not yet")
         if heard.name not in self._heard and len(self._heard) >= self.most_series:
             raise InputError("more series than are judged")
         before = self._heard.setdefault(heard.name, [])
-        if before and heard.rounds[0] <= before[-1].rounds[-1]:
+        if before and heard.rounds[0] <= np.frombuffer(before[-1].rounds, "<i8")[-1]:
             raise InputError("rounds were reported before")
-        before.append(heard)
+        before.append(series)
 
     def facts(self, agreed: Agreed, surface: SurfaceRecord | None = None, rounds: I64 | None = None) -> Facts:
         """Return all facts by which a block's length is judged.
@@ -144,7 +146,7 @@ class Knowledge:
 
     def _telling(self, most_features: int) -> tuple[Heard, ...]:
         """Return Eve's series over all blocks that may tell something; wider ones are no features of this chain."""
-        joined = [_joined(parts) for parts in self._heard.values()]
+        joined = [_joined([read_heard(one) for one in parts]) for parts in self._heard.values() if parts]
         fitting = [heard for heard in joined if heard.values.shape[1] <= most_features]
         self.refused_series += len(joined) - len(fitting)
         return tuple(told for heard in fitting if (told := _telling(heard)) is not None)

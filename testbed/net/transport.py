@@ -224,6 +224,8 @@ class Hub:
         self._unreachable: set[str] = set()
         """Nodes that have no connection at present."""
         self._changes: list[tuple[str, bool]] = []
+        self._dropped: dict[str, int] = {}
+        """Node → number of orders for its present process that were dropped, where that has changed."""
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
         """Return (authenticated node, header, body) or None where the message was refused (counted by reason).
@@ -333,8 +335,15 @@ class Hub:
         number = session.say(body)
         if number is None:
             self.refused["queue_full"] += 1
+            self._dropped[name] = session.dropped
             return
         self._transmit(name, session, number, body, None)
+
+    def drops(self) -> list[tuple[str, int]]:
+        """Return (node, number of orders for it that were dropped because too many waited) for every change since the
+        last call."""
+        dropped, self._dropped = self._dropped, {}
+        return list(dropped.items())
 
     def link_changes(self) -> list[tuple[str, bool]]:
         """Return (node, is it connected now) for every change since the last call."""
@@ -399,6 +408,11 @@ class Link:
     def met(self) -> str:
         """Incarnation of the coordinator from which the last message came; '' before the first one."""
         return self._session.incarnation
+
+    @property
+    def dropped(self) -> int:
+        """Number of messages that were dropped because too many waited to be acknowledged."""
+        return self._session.dropped
 
     def waiting(self) -> bool:
         """Return whether a message can be received without waiting; costs a third of a poll."""
@@ -510,6 +524,11 @@ class _Discusser:
         self._session = Session("", most=_QUEUED_PUBLIC)
         self._answered = -1
         """The number of the other end's next message, by the latest that it sent of itself."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of messages that were dropped because too many waited to be acknowledged."""
+        return self._session.dropped
 
     def _here(self, parent: int) -> bytes:
         session = self._session
@@ -623,6 +642,7 @@ class DiscussionHost(_Discusser):
     def send(self, envelope: m.PublicEnvelope) -> None:
         if self._route is None and len(self._session.owed) >= MAX_EARLY:
             self.refused["queue_full"] += 1
+            self._session.dropped += 1
             return
         super().send(envelope)
 

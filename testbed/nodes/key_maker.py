@@ -72,6 +72,8 @@ class KeyMaker(Deadlines):
         """The block on whose string the ends agreed, and which waits to be amplified."""
         self._early: deque[m.PublicEnvelope] = deque()
         """Messages that the peer sent before this node was ordered to begin the block."""
+        self.dropped = 0
+        """Number of such messages that were dropped because there were too many."""
         self._on_record = 0
         """Alice: number of messages of the present block that were published."""
         self._discussed: CsiSeries | None = None
@@ -138,8 +140,9 @@ class KeyMaker(Deadlines):
         self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
         start = chain.train if self._is_training else chain.agree
         dialogue = start(self._side, series, body.block, self._setup.seed)
-        keep = [StoreKnown(known.begun(body.block, self._first, series))] if self._side == "alice" else []
-        return [*keep, *self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)]
+        alice = self._side == "alice"
+        keep = StoreKnown(known.begun(body.block, self._first, series) if alice else known.Numbered(body.block))
+        return [keep, *self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)]
 
     def start_amplification(self, body: m.Amplify) -> list[Instruction]:
         """Hash the agreed bits to a key; raises OrderRefused."""
@@ -227,10 +230,12 @@ class KeyMaker(Deadlines):
         """Handle a message of the peer, now or once its block is begun."""
         of, present = (envelope.block, envelope.phase), (self.block, self.phase)
         if self._conversation is None or of != present:
-            if of > present and len(self._early) < MAX_EARLY:
+            if of > present:
                 self._early.append(envelope)
-                if sum(size_of(early.message) for early in self._early) > MAX_EARLY_BYTES:
+                n_bytes = sum(size_of(early.message) for early in self._early)
+                if len(self._early) > MAX_EARLY or n_bytes > MAX_EARLY_BYTES:
                     self._early.pop()
+                    self.dropped += 1
             return []
         return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)
 

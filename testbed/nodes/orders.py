@@ -18,7 +18,7 @@ from testbed.nodes.events import OrderRefused
 
 _ANYBODY = (m.Welcome, m.Refused, m.Pulse, m.Configure, m.ReadClock, m.Finish)
 _RADIO = (m.Probe, m.Step, m.Abandon)
-_END = (*_RADIO, m.Distil, m.Amplify)
+_END = (*_RADIO, m.Distil, m.Amplify, m.KeepKeys)
 _BY_ROLE: dict[str, tuple[type, ...]] = {
     "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
     "ris": (m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface, m.Abandon),

@@ -27,6 +27,7 @@ from testbed.nodes.events import (
     Exit,
     ForgetKnown,
     Instruction,
+    KeepKeys,
     ModelFound,
     Operate,
     OrderRefused,
@@ -34,7 +35,6 @@ from testbed.nodes.events import (
     ProbeDone,
     Received,
     Report,
-    SealKeys,
     Silence,
     Tick,
 )
@@ -236,9 +236,8 @@ class NodeState:
 
     def _finished(self, body: m.Finish) -> list[Instruction]:
         self._stop()
-        forget = [ForgetKnown()] if self.role == "alice" and self.run else []
-        seal = [SealKeys()] if self.role in ("alice", "bob") and self.run and body.kind == "stop" else []
-        return [Silence(), *forget, *seal, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
+        forget = [ForgetKnown()] if self.role in ("alice", "bob") and self.run and body.recorded else []
+        return [Silence(), *forget, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
 
     def _stop(self) -> None:
         self._phases.enter("stopped")
@@ -265,6 +264,9 @@ class NodeState:
 
     def _abandon(self, body: m.Abandon) -> list[Instruction]:
         return self.key_maker.abandon(body)
+
+    def _keep_keys(self, body: m.KeepKeys) -> list[Instruction]:
+        return [KeepKeys(tuple(body.blocks))]
 
     def _attack(self, body: m.Attack | m.GuessKey) -> list[Instruction]:
         return self.eavesdropping.start(body)
@@ -294,6 +296,7 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.Distil: NodeState._distil,
     m.Amplify: NodeState._amplify,
     m.Abandon: NodeState._abandon,
+    m.KeepKeys: NodeState._keep_keys,
     m.Attack: NodeState._attack,
     m.GuessKey: NodeState._attack,
 }

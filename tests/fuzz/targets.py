@@ -70,7 +70,8 @@ def _bodies() -> list[Any]:
         m.ReadClock(), m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1), m.ReadSurface(round=1),
         m.Probe(rounds=[m.RoundPlan(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0)]),
         m.Step(round=1, step=0, action="transmit", tx="alice", last=False), m.Abandon(block=0, reason="x"),
-        m.Finish(kind="stop"), m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
+        m.KeepKeys(blocks=[0, 1]), m.Finish(kind="stop", recorded=True),
+        m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
         m.GuessKey(block=0, public_messages=3),
     ]  # fmt: skip

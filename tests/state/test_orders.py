@@ -30,7 +30,7 @@ ORDERS: list[Any] = [
     m.Attack(block=0, rounds=[1], public_messages=0),
     m.Attack(block=0, rounds=[], public_messages=0, purpose="training"),
     m.Amplify(block=0, eve=None, timeout_s=1.0), m.GuessKey(block=0, public_messages=0),
-    m.Abandon(block=0, reason="x"),
+    m.Abandon(block=0, reason="x"), m.KeepKeys(blocks=[0]),
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_no_order_in_any_state_is_more_than_a_refusal(role: str, order: Any, wel
         assert node.handle(e.Received(WELCOME)) == []
     for _ in range(2):
         for instruction in node.handle(e.Received(order)):
-            assert isinstance(instruction, e.Report | e.Operate | e.DropKey)
+            assert isinstance(instruction, e.Report | e.Operate | e.DropKey | e.KeepKeys)
             if isinstance(instruction, e.Report):
                 assert isinstance(instruction.body, m.Failed)
                 assert "\n" not in instruction.body.detail
@@ -58,7 +58,7 @@ def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
     wanted = {
         m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"},
-        m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"},
+        m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"}, m.KeepKeys: ends,
         m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.GuessKey: {"eve"},
     }  # fmt: skip
     assert taken == wanted[order]
@@ -282,6 +282,7 @@ def test_what_the_peer_says_too_early_is_kept_up_to_a_limit() -> None:
         said = PublicMessage(kind="x", body={"n": n, "more": bytes(1000)})
         assert node.handle(e.Discussed(m.PublicEnvelope("r", n, "agree", -1, "bob", said))) == []
     assert len(node.key_maker._early) == key_maker.MAX_EARLY
+    assert node.key_maker.dropped == 19 * key_maker.MAX_EARLY
 
 
 LAB = """
