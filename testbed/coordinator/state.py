@@ -262,6 +262,8 @@ class CoordinatorState(Deadlines):
         if not node.alive:
             return self._heard_again(node, body)
         node.seen()
+        if not _may_say(node.role, body):
+            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
         take = _ON_MESSAGE.get(type(body))
         return take(self, node, body) if take is not None else []
 
@@ -435,8 +437,8 @@ class CoordinatorState(Deadlines):
 
     def _work_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         """A node could not do its part in a round or a block."""
-        if body.operation == "probe" and self.rounds.take_failure(node.name):
-            return []
+        if body.operation == "probe" and (noted := self.rounds.take_failure(node)) is not None:
+            return noted
         return self.blocks.take_failure(node, f"{body.operation}: {body.detail}")
 
     # -- losses
@@ -611,7 +613,9 @@ class CoordinatorState(Deadlines):
         self._phases.enter("probing")
         self.clear_deadline(_PHASE)
         self.timetable.fix_origin()
-        return [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        notes: list[Effect] = [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        too_short = self.timetable.why_too_short if self.roster.timed else None
+        return notes + ([Note("interval_too_short", {"detail": too_short})] if too_short else [])
 
     # -- probing
 
@@ -625,7 +629,7 @@ class CoordinatorState(Deadlines):
         over = r.record_settled(reason)
         if self.surface.watches:
             self.surface.observe(r.number, csi_by_link(r, self.roster) if reason is None else {})
-        self.timetable.heed_lateness(r, self.rounds.next)
+        self.timetable.heed_lateness(r, self.rounds.next, self.roster.pair())
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
@@ -1001,6 +1005,31 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
 }
 """Message → the method that handles it; other messages (`Here`) only show that their sender is alive."""
 
+_RADIOS, _ENDS, _SURFACE = ("alice", "bob", "eve"), ("alice", "bob"), ("ris",)
+_SAID_BY: Mapping[type, tuple[str, ...]] = {
+    m.Applied: _SURFACE,
+    m.Scheduled: _SURFACE,
+    m.SurfaceHeld: _SURFACE,
+    m.Captured: _RADIOS,
+    m.Stepped: _RADIOS,
+    m.Probed: _RADIOS,
+    m.Agreed: _ENDS,
+    m.Trained: _ENDS,
+    m.Amplified: _ENDS,
+    m.Attacked: ("eve",),
+    m.KeyGuessed: ("eve",),
+}
+"""Message → the roles whose reports it is: no node speaks for another. The other messages are about their sender."""
+
+
+def _may_say(role: str, body: Any) -> bool:
+    """Return whether a message is one of those by which a node of this role reports."""
+    if isinstance(body, m.Failed) and body.operation in _OF_THE_SURFACE:
+        return role in _SURFACE
+    return role in _SAID_BY.get(type(body), (role,))
+
+
+_OF_THE_SURFACE = ("apply", "applynext", "schedule", "readsurface")
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
     "applynext": _S._apply_failed,

@@ -52,18 +52,18 @@ Rounds = Annotated[list[Number], Meta(max_length=1 << 20)]
 
 
 class Header(Struct, frozen=True):
-    msg_id: Annotated[int, Meta(ge=0)]
+    msg_id: Tally
     """Number of the message, from 0 up in each session of a sender (`net.session`); a repeated one is refused. In
     `Here` and in its answer: the number that the sender's next message will have."""
-    version: int
+    version: Number
     sender: Identifier
     incarnation: Identifier
     """A random word that each process draws at its start, so that a restarted node has a new one."""
     run: IdentifierOrNone = ""
     """The run to which this message belongs; empty before a node was welcomed."""
-    parent: Annotated[int, Meta(ge=0)] | None = None
+    parent: Tally | None = None
     """msg_id of the message that this one answers."""
-    seen: Annotated[int, Meta(ge=-1)] = -1
+    seen: Annotated[int, Meta(ge=-1, le=1 << 53)] = -1
     """Highest msg_id that the sender has received in order from its peer; −1: none yet."""
 
 

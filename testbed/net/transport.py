@@ -37,9 +37,11 @@ _ZMTP_TIMEOUT_MS = 5000
 _HANDSHAKE_MS = 5000
 """Time after which a peer that has not authenticated itself is disconnected."""
 _QUEUED = 1000
-"""Largest number of messages that wait on a connection, in each direction; TCP slows down a peer that sends faster."""
+"""Largest number of messages that wait to be sent on a connection; TCP slows down a peer that sends faster."""
+_RECEIVED = 64
+"""The same for what was received and not read yet: 1 GiB of the longest messages. What is more waits at its sender."""
 _QUEUED_PUBLIC = 1 << 16
-"""The same for a discussion; a listener that does not read during a whole block still loses no message."""
+"""Both for a discussion; a listener that does not read during a whole block still loses no message."""
 HERE = struct.Struct(">8sqqqq")
 """What an end of a discussion sends of itself: incarnation, the number of the oldest message that may not have arrived
 and of its next one, the highest it has received in order, and the number of the other's next one that it was told."""
@@ -53,7 +55,7 @@ MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _AGAIN_S = 0.1
 """Least time between two repetitions of all unacknowledged messages, whatever the other end says that it lacks."""
-_MOST_NUMBER = 1 << 48
+_MOST_NUMBER = 1 << 31
 """Numbers of messages are smaller: a run sends some thousands a second at most."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
@@ -63,7 +65,7 @@ _NAMES = 64
 def _tune(socket: Any, most_bytes: int, queued: int) -> None:
     socket.linger = 200  # ms for a last message; a dead peer cannot delay the exit any longer
     socket.sndhwm = queued
-    socket.rcvhwm = queued
+    socket.rcvhwm = queued if queued == _QUEUED_PUBLIC else _RECEIVED
     # libzmq compares it with the length that a frame's header states, also in the handshake.
     socket.maxmsgsize = most_bytes
     socket.handshake_ivl = _HANDSHAKE_MS
@@ -90,6 +92,15 @@ def _bind(socket: Any, host: str, port: int) -> int:
         raise InputError(
             f"cannot listen on {host}:{port}: {exc}; choose a free port or another host in the lab file"
         ) from exc
+
+
+def _connect(socket: Any, endpoint: str) -> None:
+    """Connect a socket; raises InputError naming the address, and closes the socket, where it is none."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as exc:
+        socket.close(0)
+        raise InputError(f"cannot connect to {endpoint}: {exc}; accepted: tcp://HOST:PORT") from exc
 
 
 class Wire:
@@ -650,7 +661,7 @@ class DiscussionGuest(_Discusser):
         super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self._endpoint = endpoint
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
         self._heard_s = time.monotonic()
         self.say_here()  # gives Alice's socket the route to this one
 
@@ -691,7 +702,7 @@ class Eavesdropper:
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.socket.subscribe(b"")
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
 
     def receive(self) -> m.PublicEnvelope | None:
         try:

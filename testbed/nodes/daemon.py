@@ -116,7 +116,7 @@ class NodeDaemon:
             self.role, secrets.randbits(256), self.place.floors,
             identity is not None if shared is None else lab.curve,  # nobody can come between those of one process
             lab.wegman_carter,
-            self._pool_file.read() if self._pool_file is not None else None,
+            self._pool_file.read() if self._pool_file is not None else None, self.place.private,
         )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
@@ -607,12 +607,10 @@ class NodeDaemon:
             return e.DeviceFault("probe", f"{type(exc).__name__}: {printable(str(exc))}")
 
     def _configure(self, body: m.Configure) -> e.Event:
-        if body.experiment_mode and self.place.private:
-            raise InputError("this node is private by its lab file: it takes part in private mode only")
         if self.role == "bob" and not (self.state.is_discussing and self._discussion == body.discussion):
-            self._discussion = body.discussion
             self._dropped_before += self._guest.dropped if self._guest is not None else 0
             self._guest = self._wire.discussion_guest(body.discussion, str(self.lab.by_role("alice")))
+            self._discussion = body.discussion
             self._listen(self._guest)
         if self.role == "eve":
             self._listen(self._wire.eavesdropper(body.transcript, str(self.lab.by_role("alice"))))

@@ -47,6 +47,8 @@ from testbed.nodes.setup import NO_POOL, Setup
 Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
+MOST_SERIES = 16
+"""Number of Eve's antennas and links whose measurements Alice judges. Sixteen take some seconds, 64 take minutes."""
 MAX_EARLY = 64
 """Largest number of messages that wait for the order to begin their discussion …"""
 MAX_EARLY_BYTES = m.MAX_PUBLIC_BYTES
@@ -79,7 +81,7 @@ class KeyMaker(Deadlines):
         self._told: list[tuple[str, CsiSeries]] = []
         """Alice: CSI of trainings and of interrupted discussions, which counts as public; not yet turned into
         features."""
-        self._knowledge = Knowledge()
+        self._knowledge = Knowledge(MOST_SERIES)
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
         """The first block of this run that this node knows; an earlier process of it stored nothing of those before."""
@@ -99,7 +101,7 @@ class KeyMaker(Deadlines):
         self._agreed.clear()
         self._early.clear()
         if not same_run:
-            self._told, self._knowledge, self._first = [], Knowledge(), None
+            self._told, self._knowledge, self._first = [], Knowledge(MOST_SERIES), None
         self.block = -1
 
     def recall(self, past: known.Past) -> None:
@@ -111,8 +113,9 @@ class KeyMaker(Deadlines):
             return
         self._first = past.first
         self._told = [(f"block {part.block}", part.series) for part in past.begun]
+        last_rounds = {block.block: int(block.series.rounds[-1]) for block in past.begun}
         for part in past.decided:
-            self._knowledge.add_heard(part.heard)
+            self._knowledge.add_heard(part.heard, last_rounds.get(part.block))
         self._setup.has_spent(part.block for part in past.decided)
 
     # -- orders
@@ -165,7 +168,7 @@ class KeyMaker(Deadlines):
         assert plan is not None
         # Eve's measurements count even if public messages did not reach her.
         if eve is not None and eve.block == block:
-            self._knowledge.add_heard(eve.heard)
+            self._knowledge.add_heard(eve.heard, int(agreed.csi.rounds[-1]))
         self._learn_what_was_told(chain)
         try:
             if self._first:
@@ -175,7 +178,9 @@ class KeyMaker(Deadlines):
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
-            return chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+            report = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+            is_whole = not self._knowledge.refused_series  # what is left out of her report does not count as measured
+            return report if is_whole else msgspec.structs.replace(report, eve_measured=False)
         except InputError as exc:
             raise OrderRefused(f"block {agreed.report.block}: {exc}") from exc
         finally:

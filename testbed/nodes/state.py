@@ -75,7 +75,7 @@ class NodeState:
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
     everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` are the node's
     demands on every run; `authenticated`: its links are authenticated; `wegman_carter`: it demands one-time
-    authentication of the discussion, with the pads of `pool`.
+    authentication of the discussion, with the pads of `pool`; `private`: it takes part in no run of experiment mode.
     """
 
     def __init__(
@@ -86,19 +86,22 @@ class NodeState:
         authenticated: bool = True,
         wegman_carter: bool = False,
         pool: Pool | None = None,
+        private: bool = False,
     ) -> None:
         self.role = role
         self._clock = clock = EventClock()
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
+        self._is_tuned = False
+        """Whether the device accepted the settings of this run."""
         self.refused = ""
         """Why the coordinator refused this node."""
         self._trains = 0
         """Number of trains of rounds that were ordered and are not reported yet."""
         ends = role in ("alice", "bob")
         self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
-        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter)
+        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter, private)
         self.measured = MeasuredCsi()
         self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)
@@ -196,6 +199,7 @@ class NodeState:
 
     def _operation_over(self, report: Any) -> list[Instruction]:
         self._operation = None
+        self._is_tuned = self._is_tuned or isinstance(report, m.Configured)
         return [Report(report)]
 
     # -- orders
@@ -206,7 +210,7 @@ class NodeState:
             detail = "not a request to a node"
             return [Report(m.Failed(operation=type(body).__name__, state=self.name, detail=detail))]
         try:
-            self.orders.check(body, self.run, configured=self.setup.chain is not None)
+            self.orders.check(body, self.run, self.setup.chain is not None, self._is_tuned, self._trains)
             return take(self, body)
         except OrderRefused as exc:
             operation = type(body).__name__.lower()
@@ -218,7 +222,7 @@ class NodeState:
         still know what was published before.
         """
         self._phases.enter("ready")
-        self._operation, self._trains = None, 0
+        self._operation, self._trains, self._is_tuned = None, 0, False
         self.key_maker.clear(same_run=body.run == self.run)
         self.setup.join(body.run)
         self.measured.clear()
@@ -241,6 +245,7 @@ class NodeState:
 
     def _configure(self, body: m.Configure) -> list[Instruction]:
         self.setup.configure(body)
+        self._is_tuned = False
         return self._operate(body)
 
     def _operate(self, body: Any) -> list[Instruction]:

@@ -138,6 +138,22 @@ def test_timeouts_that_were_set_are_not_kept_without_end(server: iiod.IiodServer
     assert len(server.timeouts_ms) == 100
 
 
+def test_a_connection_that_was_idle_for_long_gives_way(
+    server: iiod.IiodServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [connected(server) for _ in range(iiod._MOST_SESSIONS)]
+    for wire in held:
+        wire.sendall(b"NOTHING\n")
+        assert wire.recv(10) == b"%d\n" % -errno.EINVAL
+    monkeypatch.setattr(iiod, "_IDLE_S", 0.0)
+    with connected(server) as one_more:
+        one_more.sendall(b"NOTHING\n")
+        assert one_more.recv(10) == b"%d\n" % -errno.EINVAL
+    assert held[0].recv(10) == b""  # the one that had said nothing for the longest time
+    for wire in held:
+        wire.close()
+
+
 def test_connections_that_say_nothing_are_few(server: iiod.IiodServer) -> None:
     held = [connected(server) for _ in range(iiod._MOST_SESSIONS)]
     for wire in held:  # each is being served before the next one comes
