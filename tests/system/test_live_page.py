@@ -38,7 +38,9 @@ def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     assert experiment.read_text() != text
     environment = {**os.environ, "TESTBED_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "testbed", "run", str(experiment), "--rounds", "100000", "--lab", str(lab)]
-    process = subprocess.Popen([*command, "--out", str(tmp_path), "--live"], stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path), "--live"], stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stderr is not None
     try:
         lines = []
