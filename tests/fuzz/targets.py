@@ -801,18 +801,19 @@ class FakeTime:
 def _board(module: Any, answer: Callable[[random.Random], Callable[[bytes], bytes]], operate: Any) -> Iterator[Feed]:
     from testbed.core.world import DriverContext
 
-    real = module.SerialLink, module.time
+    real = module.SerialLink, module.time, getattr(module, "os", None)
     context = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
 
     def feed(rng: random.Random) -> str:
         module.SerialLink = lambda *_: FakeLine(answer(rng))
         module.time = FakeTime()
+        module.os = type("os", (), {"urandom": rng.randbytes})
         return refusing(lambda: operate(context, rng), DeviceError, InputError)
 
     try:
         yield feed
     finally:
-        module.SerialLink, module.time = real
+        module.SerialLink, module.time, module.os = real
 
 
 @contextlib.contextmanager

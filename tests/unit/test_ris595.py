@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from firmware_ctl.boards._frames import Reply
+from firmware_ctl.boards import _frames
+from firmware_ctl.boards._frames import Refusal, Reply
 from firmware_ctl.boards.ris595 import Ris595
 from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
 from testbed.core import patterns
@@ -204,3 +205,15 @@ def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, 
     for silence_s in (-1.0, float("nan"), 1e4):
         with pytest.raises(DeviceError, match="accepted 0 to 1000 s"):
             board.set_watchdog(silence_s)
+
+
+def test_a_board_that_refuses_even_a_greeting_is_a_device_error(board: Ris595, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in 10⁵ spoilt replies said to a greeting that there is no session, and the driver's own signal escaped."""
+
+    def refusing(until_s: float) -> Reply:
+        return Reply(seq=board._seq, kind=_frames.ERROR, flags=0, payload=bytes([0, Refusal.NO_SESSION]))
+
+    monkeypatch.setattr(board, "_next_reply", refusing)
+    for job in (board.now_s, board.readback, lambda: board.apply(pattern(1)), board.reset):
+        with pytest.raises(DeviceError, match="the board refuses"):
+            job()
