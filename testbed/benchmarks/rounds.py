@@ -14,8 +14,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+<<<<<<< HEAD
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+=======
+>>>>>>> user4
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +26,17 @@ import msgspec
 import numpy as np
 
 from testbed import config
+<<<<<<< HEAD
 from testbed.benchmarks import BenchRow, _rounds_peers
+=======
+from testbed.benchmarks import BenchRow, tell
+>>>>>>> user4
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
 
 if TYPE_CHECKING:
-    from testbed.coordinator.server import Coordinator
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
 
 ROUNDS = 600
@@ -105,6 +112,7 @@ def _stand_in(simulated: Pace) -> BenchRow:
     )
 
 
+<<<<<<< HEAD
 def _airtime() -> BenchRow:
     """Measure how closely rounds follow one another inside trains on the wall clock."""
     ours = _pace(
@@ -155,19 +163,16 @@ Beside = Callable[[Path], AbstractContextManager[object]]
 """A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
 
 
+=======
+>>>>>>> user4
 def round_s(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str = "mobile_room",
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    **probing: float,
+    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
 ) -> tuple[float, int]:
     """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept).
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
+<<<<<<< HEAD
     found = _pace(lab, rounds, settled, experiment, wall, beside, **probing)
     return found.wall_s, found.kept
 
@@ -240,6 +245,33 @@ def _timed(
                 os.environ["TESTBED_STATE"] = state
         gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
     first, last = marks
+=======
+    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, False, **probing)
+    return wall_s, kept
+
+
+def _pace(
+    lab: str, rounds: int, settled: int, experiment: str, wall: bool = False, in_process: bool = False, **probing: float
+) -> tuple[float, float, int]:
+    """Return (seconds of a round, seconds of this process's CPU of it, rounds kept), as `round_s` does."""
+    plan = config.load_experiment(experiment)
+    # one block after the last round, because the time of distilling must not count
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
+    changed = msgspec.structs.replace(plan.probing, **probing)
+    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
+    marks: list[tuple[int, float, float]] = []
+
+    def progress(p: Progress) -> None:
+        if p.round >= settled:
+            marks.append((p.round, time.perf_counter(), time.process_time()))
+        tell(None, f"{experiment}: {p.round} of {rounds} rounds")
+
+    with tempfile.TemporaryDirectory() as folder:
+        if wall:
+            lab = str(_in_real_time(lab, Path(folder)))
+        outcome = drive(plan, lab, Path(folder), progress, in_process=in_process)
+    first, last = marks[0], next(mark for mark in marks if mark[0] == rounds)
+>>>>>>> user4
     wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
     return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s)
 
@@ -253,6 +285,25 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         return math.nan
     return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def drive(
+    plan: Experiment, lab: str, folder: Path, progress: Callable[[Progress], None],
+    begun: Callable[[Coordinator, Crew | None], None] = lambda *_: None, in_process: bool = False,
+) -> Outcome:  # fmt: skip
+    """Run an experiment in `folder`, with keys and states of its own; `begun` is called once everything has started."""
+    from testbed.lab import one_process, processes
+
+    state = os.environ.get("TESTBED_STATE")
+    os.environ["TESTBED_STATE"] = str(folder / "state")
+    try:
+        run = one_process.run if in_process else processes.run
+        return run(plan, config.load_lab(lab), lab, folder / "run", progress, begun)
+    finally:
+        if state is None:
+            del os.environ["TESTBED_STATE"]
+        else:
+            os.environ["TESTBED_STATE"] = state
 
 
 def _in_real_time(lab: str, folder: Path) -> Path:

@@ -41,25 +41,45 @@ def replay(
             min=0, max=2**62, help="Seed in place of the experiment's, or of the one that the source recommends."
         ),
     ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="New folder for the record, summary and report of the replay, in the form of a run's.", metavar="RUN"
+        ),
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
-    Example: testbed replay measured.csv --map map.toml --chain chain.toml
+    With --out, report, compare, audit and live accept the new folder as they accept a run's.
+    Example: testbed replay measured.csv --map map.toml --chain chain.toml --out replays/monday
     """
     logs.configure(verbose)
     from testbed.replay import replay as replaying
 
     plan = config.load_chain(chain) if chain is not None else None
-    summary = replaying.replay(source, plan, cut, Steps(quiet).tell, seed, map_file)
+    summary = replaying.replay(source, plan, cut, Steps(quiet).tell, seed, map_file, out)
+    page = None
+    if out is not None:
+        from testbed.report import html
+
+        aside(quiet)("writing the report")
+        page = html.make(out)
     if as_json:
         print_json(summary)
-        return
+    else:
+        _show_replay(summary, page)
+
+
+def _show_replay(summary: dict[str, Any], page: Path | None) -> None:
+    """Print the figures of a replay; `page`: its report, where one was written."""
     from rich.table import Table
 
-    heading, *rows = replaying.table(summary)
+    from testbed.assess import cuts
+
+    heading, *rows = cuts.table(summary)
     shown = Table(*heading)
     for row in rows:
         shown.add_row(*map(plain, row))
@@ -79,6 +99,8 @@ def replay(
     for entry in summary["health"]:
         mark = "ok  " if entry["ok"] else "look"
         out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
+    if page is not None:
+        out.print(f"report: {plain(page)}", soft_wrap=True)
 
 
 @app.command()
@@ -255,9 +277,14 @@ def keys_list(
 ) -> None:
     """List delivered keys: node, run, block, length, status and where the file is, never the bits.
 
+<<<<<<< HEAD
     unconfirmed: the node does not know whether the other end has this key, because the run was interrupted before it
     was told; do not use it before `testbed run --resume RUN` has confirmed it. Keys of rehearsals follow from a public
     seed: they are counted and not listed. Example: testbed keys --lab sim
+=======
+    Keys of rehearsals follow from a public seed: they are counted and not listed. With --json: keys, rehearsals by
+    node, and unreadable, the number of files that are no keys. Example: testbed keys --lab sim
+>>>>>>> user4
     """
     if context.invoked_subcommand is not None:
         return
@@ -282,7 +309,7 @@ def keys_list(
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
         aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
-        print_json(rows)
+        print_json({"keys": rows, "rehearsals": rehearsed, "unreadable": bad})
         raise typer.Exit(1 if bad else 0)
     if not rows:
         aside(quiet)(f"no keys under {processes.lab_folder(place)}")

@@ -18,8 +18,13 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
+<<<<<<< HEAD
 from testbed.coordinator.past import BEGUN, ENDING, Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
+=======
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, Origin, past_of
+from testbed.coordinator.recorder import Recorder
+>>>>>>> user4
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
@@ -476,8 +481,10 @@ class Coordinator:
         text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if x.kind in _SHOWN:
             self._show_progress(text)
-        else:
-            log.info(text)
+            return
+        log.info(text)
+        if x.kind == BLOCK_BEGUN:
+            self._show_progress()
 
     def _new_pattern(self, x: e.NewPattern) -> None:
         assert self._recorder is not None
