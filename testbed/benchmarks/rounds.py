@@ -14,11 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-<<<<<<< HEAD
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-=======
->>>>>>> user4
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +22,7 @@ import msgspec
 import numpy as np
 
 from testbed import config
-<<<<<<< HEAD
-from testbed.benchmarks import BenchRow, _rounds_peers
-=======
-from testbed.benchmarks import BenchRow, tell
->>>>>>> user4
+from testbed.benchmarks import BenchRow, _rounds_peers, tell
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
@@ -112,7 +104,6 @@ def _stand_in(simulated: Pace) -> BenchRow:
     )
 
 
-<<<<<<< HEAD
 def _airtime() -> BenchRow:
     """Measure how closely rounds follow one another inside trains on the wall clock."""
     ours = _pace(
@@ -159,12 +150,6 @@ def _peers(alone: Pace) -> list[BenchRow]:
     ]
 
 
-Beside = Callable[[Path], AbstractContextManager[object]]
-"""A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
-
-
-=======
->>>>>>> user4
 def round_s(
     lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
 ) -> tuple[float, int]:
@@ -172,50 +157,29 @@ def round_s(
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
-<<<<<<< HEAD
-    found = _pace(lab, rounds, settled, experiment, wall, beside, **probing)
+    found = _pace(lab, rounds, settled, experiment, wall, **probing)
     return found.wall_s, found.kept
 
 
-def _pace(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str,
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    **probing: float,
-) -> Pace:
+def _pace(lab: str, rounds: int, settled: int, experiment: str, wall: bool = False, **probing: float) -> Pace:
     """Measure a run in processes, as `round_s` does."""
-    from testbed.lab import processes
-
     plan = config.load_experiment(experiment)
     plan = msgspec.structs.replace(plan, probing=msgspec.structs.replace(plan.probing, **probing))
     with tempfile.TemporaryDirectory() as folder:
         if wall:
             lab = str(_in_real_time(lab, Path(folder)))
-        return _timed(plan, config.load_lab(lab), lab, rounds, settled, Path(folder), processes.run, beside)
+        return _timed(plan, config.load_lab(lab), lab, rounds, settled, Path(folder), in_process=False)
 
 
 def in_one_process(plan: Experiment, lab: Lab, rounds: int, settled: int) -> Pace:
     """Measure a run in this process."""
-    from testbed.lab import one_process
-
     with tempfile.TemporaryDirectory() as folder:
-        return _timed(plan, lab, lab.name, rounds, settled, Path(folder), one_process.run)
+        return _timed(plan, lab, lab.name, rounds, settled, Path(folder), in_process=True)
 
 
 def _timed(
-    plan: Experiment,
-    lab: Lab,
-    lab_name: str,
-    rounds: int,
-    settled: int,
-    folder: Path,
-    drive: Callable[..., Any],
-    beside: Beside = lambda _: nullcontext(),
-) -> Pace:
-    from testbed.coordinator.server import Progress
+    plan: Experiment, lab: Lab, lab_name: str, rounds: int, settled: int, folder: Path, in_process: bool
+) -> Pace:  # fmt: skip
     from testbed.records import reader
 
     # one block after the last round, because the time of distilling must not count
@@ -227,53 +191,36 @@ def _timed(
     def progress(p: Progress) -> None:
         if p.round >= (rounds if marks else settled) and len(marks) < 2:
             marks.append((p.round, time.perf_counter(), sum(map(_cpu_s, pids))))
+        tell(None, f"{plan.title}: {p.round} of {rounds} rounds")
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         if crew is not None:
             pids.extend(crew.pid(name) for name in [*server.state.nodes, "world"])
-        stack.enter_context(beside(server.folder))
 
-    with ExitStack() as stack:
-        state = os.environ.get("TESTBED_STATE")
-        os.environ["TESTBED_STATE"] = str(folder / "state")
-        try:
-            outcome = drive(plan, lab, lab_name, folder / "run", progress, begun)
-        finally:
-            if state is None:
-                del os.environ["TESTBED_STATE"]
-            else:
-                os.environ["TESTBED_STATE"] = state
-        gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
+    outcome = drive(plan, lab, lab_name, folder, progress, begun, in_process)
+    gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
     first, last = marks
-=======
-    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, False, **probing)
-    return wall_s, kept
-
-
-def _pace(
-    lab: str, rounds: int, settled: int, experiment: str, wall: bool = False, in_process: bool = False, **probing: float
-) -> tuple[float, float, int]:
-    """Return (seconds of a round, seconds of this process's CPU of it, rounds kept), as `round_s` does."""
-    plan = config.load_experiment(experiment)
-    # one block after the last round, because the time of distilling must not count
-    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
-    changed = msgspec.structs.replace(plan.probing, **probing)
-    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
-    marks: list[tuple[int, float, float]] = []
-
-    def progress(p: Progress) -> None:
-        if p.round >= settled:
-            marks.append((p.round, time.perf_counter(), time.process_time()))
-        tell(None, f"{experiment}: {p.round} of {rounds} rounds")
-
-    with tempfile.TemporaryDirectory() as folder:
-        if wall:
-            lab = str(_in_real_time(lab, Path(folder)))
-        outcome = drive(plan, lab, Path(folder), progress, in_process=in_process)
-    first, last = marks[0], next(mark for mark in marks if mark[0] == rounds)
->>>>>>> user4
     wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
     return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s)
+
+
+def drive(
+    plan: Experiment, lab: Lab, lab_name: str, folder: Path, progress: Callable[[Progress], None],
+    begun: Callable[[Coordinator, Crew | None], None] = lambda *_: None, in_process: bool = False,
+) -> Outcome:  # fmt: skip
+    """Run an experiment in `folder`, with keys and states of its own; `begun` is called once everything has started."""
+    from testbed.lab import one_process, processes
+
+    state = os.environ.get("TESTBED_STATE")
+    os.environ["TESTBED_STATE"] = str(folder / "state")
+    try:
+        run = one_process.run if in_process else processes.run
+        return run(plan, lab, lab_name, folder / "run", progress, begun)
+    finally:
+        if state is None:
+            del os.environ["TESTBED_STATE"]
+        else:
+            os.environ["TESTBED_STATE"] = state
 
 
 def _cpu_s(pid: int) -> float:
@@ -285,25 +232,6 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         return math.nan
     return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def drive(
-    plan: Experiment, lab: str, folder: Path, progress: Callable[[Progress], None],
-    begun: Callable[[Coordinator, Crew | None], None] = lambda *_: None, in_process: bool = False,
-) -> Outcome:  # fmt: skip
-    """Run an experiment in `folder`, with keys and states of its own; `begun` is called once everything has started."""
-    from testbed.lab import one_process, processes
-
-    state = os.environ.get("TESTBED_STATE")
-    os.environ["TESTBED_STATE"] = str(folder / "state")
-    try:
-        run = one_process.run if in_process else processes.run
-        return run(plan, config.load_lab(lab), lab, folder / "run", progress, begun)
-    finally:
-        if state is None:
-            del os.environ["TESTBED_STATE"]
-        else:
-            os.environ["TESTBED_STATE"] = state
 
 
 def _in_real_time(lab: str, folder: Path) -> Path:

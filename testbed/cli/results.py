@@ -277,14 +277,10 @@ def keys_list(
 ) -> None:
     """List delivered keys: node, run, block, length, status and where the file is, never the bits.
 
-<<<<<<< HEAD
     unconfirmed: the node does not know whether the other end has this key, because the run was interrupted before it
     was told; do not use it before `testbed run --resume RUN` has confirmed it. Keys of rehearsals follow from a public
-    seed: they are counted and not listed. Example: testbed keys --lab sim
-=======
-    Keys of rehearsals follow from a public seed: they are counted and not listed. With --json: keys, rehearsals by
-    node, and unreadable, the number of files that are no keys. Example: testbed keys --lab sim
->>>>>>> user4
+    seed: they are counted and not listed. With --json: keys, rehearsals by node, and unreadable, the number of files
+    that are no keys. Example: testbed keys --lab sim
     """
     if context.invoked_subcommand is not None:
         return

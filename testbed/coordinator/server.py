@@ -18,13 +18,8 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
-<<<<<<< HEAD
-from testbed.coordinator.past import BEGUN, ENDING, Origin, past_of
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
-=======
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, Origin, past_of
-from testbed.coordinator.recorder import Recorder
->>>>>>> user4
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock

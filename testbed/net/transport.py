@@ -37,9 +37,11 @@ _ZMTP_TIMEOUT_MS = 5000
 _HANDSHAKE_MS = 5000
 """Time after which a peer that has not authenticated itself is disconnected."""
 _QUEUED = 1000
-"""Largest number of messages that wait on a connection, in each direction; TCP slows down a peer that sends faster."""
+"""Largest number of messages that wait to be sent on a connection; TCP slows down a peer that sends faster."""
+_RECEIVED = 64
+"""The same for what was received and not read yet: 1 GiB of the longest messages. What is more waits at its sender."""
 _QUEUED_PUBLIC = 1 << 16
-"""The same for a discussion; a listener that does not read during a whole block still loses no message."""
+"""Both for a discussion; a listener that does not read during a whole block still loses no message."""
 HERE = struct.Struct(">8sqqqq")
 """What an end of a discussion sends of itself: incarnation, the number of the oldest message that may not have arrived
 and of its next one, the highest it has received in order, and the number of the other's next one that it was told."""
@@ -63,7 +65,7 @@ _NAMES = 64
 def _tune(socket: Any, most_bytes: int, queued: int) -> None:
     socket.linger = 200  # ms for a last message; a dead peer cannot delay the exit any longer
     socket.sndhwm = queued
-    socket.rcvhwm = queued
+    socket.rcvhwm = queued if queued == _QUEUED_PUBLIC else _RECEIVED
     # libzmq compares it with the length that a frame's header states, also in the handshake.
     socket.maxmsgsize = most_bytes
     socket.handshake_ivl = _HANDSHAKE_MS

@@ -5,6 +5,7 @@ An order that a device or its settings refuse raises DeviceError or InputError; 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ _COARSE_S = 0.5e-6
 reveal delays of the channel."""
 MAX_TRAIN_SAMPLES = 1 << 26
 """Largest number of samples in all windows of a train, over all antennas."""
+MOST_AHEAD_S = 86_400.0 + 3600.0
+"""Longest time from now to the end of a train: the longest interval of rounds, and the longest turn-around."""
 MOST_CAPTURES = 64
 """Largest number of receptions of a round that is ordered step by step; as many as a round has slots at most."""
 _REPORT_BYTES = 1 << 22
@@ -108,6 +111,8 @@ class RadioWork:
         """Number of trains expected so far."""
         self._retune: float | None = None
         """The next correction in ppm by which the radio follows Alice's carrier."""
+        self._read_s = -math.inf
+        """The device's time when it was read last; it is read where an order may be too far ahead of it."""
         self._hears_from = 0
         """Number of the train from which it holds; offsets that are measured in earlier trains are not used again."""
 
@@ -198,6 +203,7 @@ class RadioWork:
         tuned, rounds = self._ready(), found.order.rounds
         try:
             self._check_size(tuned, found.order)
+            self._check_time(found.order)
             if found.correction_ppm is not None:
                 self._radio.correction_ppm = found.correction_ppm
                 self._radio.configure(tuned.settings)
@@ -249,6 +255,15 @@ class RadioWork:
             raise InputError(
                 f"a train of {len(body.rounds)} rounds with {n} samples, accepted up to {MAX_TRAIN_SAMPLES}"
             )
+
+    def _check_time(self, body: m.Probe) -> None:
+        """Raise InputError for a train that is over later than `MOST_AHEAD_S` from now: until then the device would do
+        nothing else, and end neither by an order nor because the coordinator is silent."""
+        over_s = max(max((x.end_s, *(slot.start_s for slot in x.slots))) for x in body.rounds)
+        if over_s > self._read_s + MOST_AHEAD_S:
+            self._read_s = self._radio.now_s()
+        if over_s > self._read_s + MOST_AHEAD_S:
+            raise InputError(f"a train that is over in {over_s - self._read_s:g} s, accepted up to {MOST_AHEAD_S:g} s")
 
     @staticmethod
     def _n_samples(tuned: _Tuned, plan: m.RoundPlan, slot: m.SlotPlan, sounding: bool) -> int:

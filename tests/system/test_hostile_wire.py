@@ -81,6 +81,8 @@ def test_every_socket_has_its_limits(house: House) -> None:
     link = house.link(house.wire("bob"), "bob")
     sockets = [host.socket, host._transcript, guest.socket, ear.socket]
     house.sockets += sockets
+    for held in [house.hub.socket, link.socket]:  # any node of the lab can fill these
+        assert held.rcvhwm * held.maxmsgsize <= 1 << 30
     for held in [house.hub.socket, link.socket, *sockets]:
         assert 0 < held.maxmsgsize <= m.MAX_PUBLIC_BYTES
         assert 0 < held.rcvhwm <= 1 << 16

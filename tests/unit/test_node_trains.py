@@ -143,6 +143,20 @@ def test_what_an_experiment_may_report_is_not_reported_of_a_private_run_that_the
             node.probe(node.order(0.01, range(2), 2e-3))
 
 
+def test_a_train_of_another_year_is_refused() -> None:
+    """The device waited for it, and the node for the device, whatever was ordered then."""
+    with room() as world:
+        node = Node(world, "alice")
+        for ahead_s in (1e5, 1e12):
+            order = node.order(0.01, range(2), 2e-3)
+            slot = msgspec.structs.replace(order.rounds[1].slots[0], start_s=ahead_s)
+            for change in ({"end_s": ahead_s}, {"slots": [slot]}):
+                late = msgspec.structs.replace(order.rounds[1], **change)
+                with pytest.raises(InputError, match=r"a train that is over in .* s, accepted up to 90000 s"):
+                    node.probe(msgspec.structs.replace(order, rounds=[order.rounds[0], late]))
+        assert not node.work._coming
+
+
 def test_receptions_of_a_round_in_steps_have_a_limit() -> None:
     with room() as world:
         node = Node(world, "alice")
