@@ -242,3 +242,16 @@ def test_error_bars_are_standard_errors_of_the_mean(tmp_path: Path) -> None:
     assert "12 ± 2" in html
     assert "t &lt;b&gt;" in html
     assert Lab.__name__ not in html
+
+
+def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
+    now_s, said = [0.0], []
+    within = sweep._Within(said.append, lambda: now_s[0])
+    for second in range(13):
+        now_s[0] = float(second)
+        within.share(second / 20, "cut run")
+    assert said == ["  25% cut run", "  50% cut run"]
+    within.begin()
+    now_s[0] += sweep.WITHIN_S - 0.1
+    within.tell("nothing is said of a job that began just now")
+    assert len(said) == 2
