@@ -177,9 +177,6 @@ class _Within:
             self._said_s = self._clock()
             self._say(f"  {text}")
 
-    def share(self, share: float, what: str) -> None:
-        self.tell(f"{share:.0%} {what}")
-
     def rounds(self, p: Progress) -> None:
         self.tell(f"{p.round} of {p.rounds} rounds, {p.phase}")
 
@@ -194,7 +191,7 @@ def _here(
         within.begin()
         try:
             if grid.source is not None:
-                row = _row("finished", "", _replayed(grid, job, within))
+                row = _row("finished", "", _replayed(grid, job))
             else:
                 row = _run(grid, job, out, on_coordinator, in_process, within)
         except Stopped:
@@ -208,10 +205,10 @@ def _row(status: str, detail: str, summary: Mapping[str, Any], run: str | None =
     return {"status": status, "detail": detail, "run": run, "figures": _figures(summary)}
 
 
-def _replayed(grid: Grid, job: Job, within: _Within) -> dict[str, Any]:
+def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
     assert grid.source is not None
     chain = config.convert(job.plan, ChainFile, str(grid.path))
-    return replaying.replay(grid.source, chain, grid.file.cut, within.share, job.seed, grid.map_file)
+    return replaying.replay(grid.source, chain, grid.file.cut, seed=job.seed, map_file=grid.map_file)
 
 
 def _run(

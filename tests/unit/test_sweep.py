@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -249,8 +250,8 @@ def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
     within = sweep._Within(said.append, lambda: now_s[0])
     for second in range(13):
         now_s[0] = float(second)
-        within.share(second / 20, "cut run")
-    assert said == ["  25% cut run", "  50% cut run"]
+        within.rounds(SimpleNamespace(round=10 * second, rounds=200, phase="probing"))  # type: ignore[arg-type]
+    assert said == ["  50 of 200 rounds, probing", "  100 of 200 rounds, probing"]
     within.begin()
     now_s[0] += sweep.WITHIN_S - 0.1
     within.tell("nothing is said of a job that began just now")
