@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from testbed.core.gate import Gate
+from testbed.core.gate import Gate, Text
 
 PROTOCOL = 5
 MAX_SAMPLES = 1 << 22
@@ -30,6 +30,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,43}$(?!\n)")]
 """Name of a node, with the suffix of an emulated device (`-tx`)."""
 Session = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,32}$(?!\n)")]
 Tick = Annotated[int, Meta(ge=-(1 << 61), le=1 << 61)]
+Later = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
+"""A tick in an answer, which may come after that of a request."""
 Count = Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
 Carrier = Annotated[float, Meta(ge=1e3, le=1e12)]
 Rate = Annotated[float, Meta(ge=1e3, le=1e11)]
@@ -122,9 +124,9 @@ class ReceiveMany(_Request, tag="receive_many", kw_only=True):
 class Failure(Struct, kw_only=True, frozen=True):
     """Failure of one of several receptions."""
 
-    window: int
+    window: Annotated[int, Meta(ge=0, le=MAX_SAMPLES)]
     error: Literal["timeout", "device"]
-    detail: str
+    detail: Text
 
 
 class Declare(_Request, tag="declare", kw_only=True):
@@ -182,19 +184,19 @@ Request = (
 
 
 class Reply(Struct, kw_only=True, frozen=True):
-    id: int
+    id: Id
     error: Literal["", "late", "timeout", "off_air", "replaced", "new_world", "device"] = ""
-    detail: str = ""
-    session: str = ""
-    now: int = 0
+    detail: Text = ""
+    session: Session = ""
+    now: Later = 0
     """The device's current time: the earliest instant at which it can still transmit or change."""
     runs: bool = False
     """Tune: whether the air is in wall pace, so that a request can become late on its way."""
-    time: int = 0
+    time: Later = 0
     """Apply: the first tick with the new pattern."""
-    times: tuple[int, ...] = ()
+    times: tuple[Later, ...] = ()
     """Schedule: the first tick with each pattern."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the world since its last reset."""
     failed: tuple[Failure, ...] = ()
     """ReceiveMany: the windows without samples, ascending."""

@@ -31,6 +31,8 @@ _LONGEST_LINE = 1024
 _LONGEST_TIMEOUT_MS = 3_600_000
 _MOST_SESSIONS = 64
 """Connections at a time, each of which takes a thread; libiio needs two or three."""
+_IDLE_S = 60.0
+"""Time without a command after which a connection that has no buffer open gives way, where all others are in use."""
 
 
 class Stream:
@@ -70,6 +72,8 @@ class _Session:
     lines: BinaryIO
     open: dict[str, tuple[Stream, int]] = field(default_factory=dict)
     """Device → its buffer and the mask of channels in it."""
+    since_s: float = field(default_factory=time.monotonic)
+    """Time of its latest command."""
 
 
 class IiodServer:
@@ -119,7 +123,7 @@ class IiodServer:
             except OSError:
                 return
             with self._lock:
-                is_full = len(self._sessions) >= _MOST_SESSIONS
+                is_full = len(self._sessions) >= _MOST_SESSIONS and not self._make_room()
                 session = _Session(wire, wire.makefile("rb"))
                 if not is_full:
                     self._sessions.add(session)
@@ -130,11 +134,25 @@ class IiodServer:
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(session,), name=f"iiod-{self._port}-client", daemon=True).start()
 
+    def _make_room(self) -> bool:
+        """Hang up on the connection that has been idle for the longest time, if that is long; return whether one was.
+
+        Among these are clients that do not read their answers.
+        """
+        idle = min((s for s in self._sessions if not s.open), key=lambda s: s.since_s, default=None)
+        if idle is None or time.monotonic() - idle.since_s < _IDLE_S:
+            return False
+        with contextlib.suppress(OSError):
+            idle.wire.shutdown(socket.SHUT_RDWR)
+        self._sessions.discard(idle)
+        return True
+
     def _serve(self, session: _Session) -> None:
         wire = session.wire
         try:
             while (line := session.lines.readline(_LONGEST_LINE)).endswith(b"\n"):
                 words = line.decode("ascii", "replace").split()
+                session.since_s = time.monotonic()
                 if words == ["EXIT"]:
                     break
                 if words:

@@ -29,8 +29,8 @@ class Registers:
             words = [int(word, 0) for word in text.split()]
         except ValueError as exc:
             raise OSError(errno.EINVAL, "not a register") from exc
-        highest = 0x3FF if self._spi else 0xFFFFFFFF
-        if len(words) not in (1, 2) or not 0 <= words[0] <= highest or any(not 0 <= w < 1 << 32 for w in words):
+        highest = 0x3FF if self._spi else _STATUS | 0xFFFF  # the kernel's driver uses 16 bits of an address
+        if len(words) not in (1, 2) or words[0] & ~highest or any(not 0 <= w < 1 << 32 for w in words):
             raise OSError(errno.EINVAL, "ADDRESS, or ADDRESS VALUE")
         self._at = words[0]
         if len(words) == 2 and words[0] not in self._fixed:

@@ -19,6 +19,9 @@ from testbed.core.types import C64
 DAC_FULL_SCALE = 32768.0
 SLICE = 1 << 16
 """Number of samples that are simulated at a time; a block is passed on as it grows."""
+_MOST_IN_RING = 1 << 24
+"""Largest number of samples in all blocks of a ring, 64 MiB: four blocks, as many as there are unless a client asks for
+others, of the greatest length."""
 _EAGER = 2 * SLICE
 """A ring of at most this many samples is filled before OPEN is answered, so that its age does not depend on timing."""
 
@@ -87,6 +90,8 @@ class Capture(Protocol):
     def rate_hz(self) -> float: ...
     @property
     def early_requeue(self) -> bool: ...
+    @property
+    def holds_back(self) -> bool: ...
 
 
 class Ring:
@@ -110,7 +115,10 @@ class Ring:
         A buffer's CLOSE may come after the next one's OPEN, so samples captured for the old one are discarded here.
         """
         with self._lock:
-            self._n = max(n_samples, self._n) if self.readers else n_samples
+            longest = max(n_samples, self._n) if self.readers else n_samples
+            if longest * n_blocks > _MOST_IN_RING:
+                raise OSError(errno.ENOMEM, "buffers too large")
+            self._n = longest
             self._n_blocks = n_blocks
             self.readers.append(reader)
             self._drop()
@@ -199,7 +207,7 @@ class RxStream(Stream):
         self._ring.radio.asked()
         if faults.hang_s:
             time.sleep(faults.hang_s)
-        if faults.silent:
+        if faults.silent or self._ring.radio.holds_back:
             time.sleep(timeout_s)
             raise OSError(errno.ETIMEDOUT, "no samples")
         self.dribble_s = faults.dribble_s

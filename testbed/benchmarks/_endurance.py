@@ -178,11 +178,27 @@ class Site:
         alone = sorted(alice.keys() ^ bob.keys())
         if alone and ended:
             self.find("no end keeps a key alone", f"{name}: blocks {alone}")
+        self._check_marks(run, name, alice.keys() & bob.keys(), ended)
         return len(alice.keys() & bob.keys())
 
-    def _keys(self, role: str, run: str) -> dict[int, bytes]:
-        paths = (self.state / self.lab / role / "rehearsals" / run).glob("block-*.key")
+    def _check_marks(self, run: RecordedRun, name: str, both: set[int], ended: bool) -> None:
+        """Find keys that are confirmed although one end has none, or not confirmed at an end that was told the end."""
+        away = {str(e.data["node"]) for e in run.events if e.kind == "end_not_told"}
+        for role in ("alice", "bob"):
+            marked = self._keys(role, name, "confirmed").keys()
+            if unsound := sorted(marked - both):
+                self.find("a confirmed key is at both ends", f"{name}: {role}: blocks {unsound}")
+            if ended and role not in away and (unsure := sorted(both - marked)):
+                self.find("the end of a run confirms its keys", f"{name}: {role}: blocks {unsure}")
+
+    def _keys(self, role: str, run: str, suffix: str = "key") -> dict[int, bytes]:
+        paths = (self.state / self.lab / role / "rehearsals" / run).glob(f"block-*.{suffix}")
         return {int(p.stem.removeprefix("block-")): p.read_bytes() for p in paths}
+
+
+def ends_failed(run: RecordedRun) -> bool:
+    """Return whether a run had failed, by its record, when its coordinator was killed."""
+    return [e.data.get("status") for e in run.events if e.kind == "run_ending"][-1:] == ["failed"]
 
 
 def _role(words: list[str]) -> str:

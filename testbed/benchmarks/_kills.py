@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.benchmarks._endurance import Endured, Site, experiment_of
+from testbed.benchmarks._endurance import Endured, Site, ends_failed, experiment_of
 from testbed.core.errors import InputError
 from testbed.records import reader
 from testbed.records.documents import Event
@@ -81,6 +81,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
     process = site.start("run", str(plan), "--out", str(out))
     deaths: Counter[str] = Counter()
     before: RecordedRun | None = None
+    had_failed = False
     while True:
         if rng.random() < 0.5 and _wait_for_block(process, out):
             over = _wait(process, rng.uniform(0.0, _BLOCK_S))
@@ -106,6 +107,8 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
         before = _acknowledged(folder)
         if before is None:  # the run had not begun
             return 0
+        # A run that had failed without its air when its coordinator was killed is resumed to be closed as failed.
+        had_failed = ends_failed(before) and (had_failed or bool(deaths["sim"]))
         process = site.start("run", "--resume", str(folder))
         tally.resumed += 1
         deaths.clear()
@@ -121,7 +124,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
     if folder is None:
         return 0
     well = process.returncode == 0
-    if not well and not deaths["sim"] and process.returncode not in (-signal.SIGKILL,):
+    if not well and not deaths["sim"] and not had_failed and process.returncode not in (-signal.SIGKILL,):
         site.find("the run ends well", f"run {number}: exit status {process.returncode}; killed: {dict(deaths)}")
     run = site.check_record(folder, experiment_of(plan).rounds if well else None, before)
     return site.check_keys(run, ended=well)

@@ -87,7 +87,7 @@ def _run(pairs: Pairs, opened: Any) -> None:
 
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.callback(pairs.let_go)
-        outcome = drive(plan, "sim", Path(folder), pairs.progress, begun)
+        outcome = drive(plan, config.load_lab("sim"), "sim", Path(folder), pairs.progress, begun)
     if not pairs.done:
         raise TestbedError(f"the run ended before the first pair was measured: {outcome.detail}")
 

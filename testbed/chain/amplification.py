@@ -46,6 +46,12 @@ def assumed_eve(accounting: Accounting) -> AssumedEve:
     return AssumedEve(correlation=ASSUMED_CORRELATION if stated is None else stated, antennas=antennas)
 
 
+def assumed_correlation(accounting: Accounting) -> float:
+    """Return the correlation of one antenna of the assumed Eve, whether it is stated, her distance is, or neither."""
+    eve = assumed_eve(accounting).with_antennas(1)
+    return eve.correlation if eve.correlation is not None else eve.joint_correlation
+
+
 class Amplification:
     """Alice's half and Bob's half of a block's amplification.
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64, CsiSeries
@@ -330,7 +329,7 @@ def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
     if not bins.shape[1]:
         return gain_db, outliers, 0
     whole = np.median(bins, axis=1)
-    usual = scipy.ndimage.median_filter(whole, min(_FRAMES_AROUND, rows.size | 1), mode="nearest")
+    usual = _medians_around(whole, min(_FRAMES_AROUND, rows.size | 1))
     off = whole - usual
     spread = 1.4826 * float(np.median(np.abs(off)))
     strange = (off > max(_UP_DB, _UP * spread)) | (off < -max(_DOWN_DB, _DOWN * spread))
@@ -343,6 +342,12 @@ def _frames(h: C128, bad: Mask) -> tuple[F64, Mask, int]:
     for at, step_db in steps:
         gain_db[calm[at] :] -= step_db
     return gain_db, outliers, len(steps)
+
+
+def _medians_around(values: F64, window: int) -> F64:
+    """Return the median of the values in an odd window around each; the first and the last value continue outside."""
+    padded = np.pad(values, window // 2, mode="edge")
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1))
 
 
 def gain_steps(level: F64) -> list[tuple[int, float]]:
@@ -386,7 +391,7 @@ def _lasting(level: F64) -> list[tuple[int, float]]:
     """Return the steps of the median over many frames; none where the channel does not fade from frame to frame."""
     window = int(np.clip(len(level) // 8, 8, 64))
     whole = np.median(level, axis=1)
-    around = scipy.ndimage.median_filter(whole, _FRAMES_AROUND, mode="nearest")
+    around = _medians_around(whole, _FRAMES_AROUND)
     if np.median(np.abs(np.diff(whole))) < _FADES * np.sqrt(2.0) * np.median(np.abs(whole - around)):
         return []
     medians = np.median(np.lib.stride_tricks.sliding_window_view(whole, window), axis=1)

@@ -21,6 +21,8 @@ from testbed.entropy.facts import C128, Earlier, Facts, Heard
 MOST_CHANNELS = 8
 """Largest number of channels of complex CSI, evenly spaced over the band, that attacks get in addition to features."""
 MOST_SERIES, MOST_ROUNDS, MOST_DIMENSIONS = 256, 1 << 17, 1024
+_WIDER = 4
+"""A series may have this many times as many features as Alice's own, whose chain Eve's node uses."""
 MOST_VALUE = 1e9
 """Largest magnitude of a feature in a report; no measured feature is larger."""
 _MOST_ELEMENTS = 1 << 16
@@ -63,12 +65,17 @@ def read_heard(series: HeardSeries) -> Heard:
 
 @dataclass(slots=True)
 class Knowledge:
-    """What others may know of one run so far. Alice's node has one such object; a replay has one for each Eve."""
+    """What others may know of one run so far. Alice's node has one such object; a replay has one for each Eve.
 
+    most_series: of how many antennas and links Eve's measurements are judged. The judge's time grows with their number.
+    """
+
+    most_series: int = MOST_SERIES
     _earlier: list[tuple[str, Features, bool]] = field(default_factory=list)
     _states: dict[int, int] = field(default_factory=dict)
     """Round → opaque number of the surface's state."""
-    _heard: dict[str, list[Heard]] = field(default_factory=dict)
+    _heard: dict[str, list[HeardSeries]] = field(default_factory=dict)
+    """As they were reported, which takes half of the memory of `Heard`."""
     refused_series: int = 0
     """Number of Eve's series that could not be read."""
 
@@ -80,18 +87,26 @@ class Knowledge:
         """Add the surface's states: (round,) opaque numbers, equal for equal states."""
         self._states |= dict(zip(rounds.tolist(), states.tolist(), strict=True))
 
-    def add_heard(self, series: Sequence[HeardSeries]) -> None:
-        """Add what Eve's node reports of the rounds until now."""
+    def add_heard(self, series: Sequence[HeardSeries], last_round: int | None = None) -> None:
+        """Add what Eve's node reports of the rounds until now; last_round: the last one that there was."""
         for one in series[:MOST_SERIES]:
             try:
-                heard = read_heard(one)
-                before = self._heard.setdefault(heard.name, [])
-                if before and heard.rounds[0] <= before[-1].rounds[-1]:
-                    raise InputError("rounds were reported before")
-                before.append(heard)
+                self._add(one, last_round)
             except InputError:
                 self.refused_series += 1
         self.refused_series += max(0, len(series) - MOST_SERIES)
+
+    def _add(self, series: HeardSeries, last_round: int | None) -> None:
+        """Add a series as it came; raises InputError for one that contradicts earlier ones, or is one too many."""
+        heard = read_heard(series)
+        if last_round is not None and heard.rounds[-1] > last_round:
+            raise InputError("rounds that there were not yet")
+        if heard.name not in self._heard and len(self._heard) >= self.most_series:
+            raise InputError("more series than are judged")
+        before = self._heard.setdefault(heard.name, [])
+        if before and heard.rounds[0] <= np.frombuffer(before[-1].rounds, "<i8")[-1]:
+            raise InputError("rounds were reported before")
+        before.append(series)
 
     def facts(self, agreed: Agreed, surface: SurfaceRecord | None = None, rounds: I64 | None = None) -> Facts:
         """Return all facts by which a block's length is judged.
@@ -121,13 +136,20 @@ class Knowledge:
             np.asarray(features.values, np.float64),
             columns=agreed.columns,
             csi=few_channels(agreed.csi.h).astype(np.complex128),
-            heard=tuple(h for parts in self._heard.values() if parts and (h := _telling(_joined(parts))) is not None),
+            heard=self._telling(_WIDER * features.values.shape[1]),
             states=states,
             patterns=patterns,
             responses=responses,
             state_bits=None if surface is None or not surface.elements else _visible_bits(surface),
             earlier=tuple(self._before(name, f, same_run, features) for name, f, same_run in self._earlier),
         )
+
+    def _telling(self, most_features: int) -> tuple[Heard, ...]:
+        """Return Eve's series over all blocks that may tell something; wider ones are no features of this chain."""
+        joined = [_joined([read_heard(one) for one in parts]) for parts in self._heard.values() if parts]
+        fitting = [heard for heard in joined if heard.values.shape[1] <= most_features]
+        self.refused_series += len(joined) - len(fitting)
+        return tuple(told for heard in fitting if (told := _telling(heard)) is not None)
 
     def _before(self, name: str, earlier: Features, same_run: bool, now: Features) -> Earlier:
         known = [self._states.get(r, -1 - i) if same_run else -1 - i for i, r in enumerate(earlier.rounds.tolist())]

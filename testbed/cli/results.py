@@ -278,10 +278,12 @@ app.add_typer(keys, name="keys")
 def keys_list(
     context: typer.Context, lab: LabOption = "sim", quiet: QuietOption = False, as_json: JsonOption = False
 ) -> None:
-    """List delivered keys: node, run, block, length and where the file is, never the bits.
+    """List delivered keys: node, run, block, length, status and where the file is, never the bits.
 
-    Keys of rehearsals follow from a public seed: they are counted and not listed. With --json: keys, rehearsals by
-    node, and unreadable, the number of files that are no keys. Example: testbed keys --lab sim
+    unconfirmed: the node does not know whether the other end has this key, because the run was interrupted before it
+    was told; do not use it before `testbed run --resume RUN` has confirmed it. Keys of rehearsals follow from a public
+    seed: they are counted and not listed. With --json: keys, rehearsals by node, and unreadable, the number of files
+    that are no keys. Example: testbed keys --lab sim
     """
     if context.invoked_subcommand is not None:
         return
@@ -299,7 +301,9 @@ def keys_list(
                 say(f"{path}: no key file: {printable(str(exc))}")
                 bad += 1
                 continue
-            rows.append({"node": name, "run": path.parent.name, "block": block, "bits": bits, "file": str(path)})
+            status = "confirmed" if key_file.mark_of(path).exists() else "unconfirmed"
+            row = {"node": name, "run": path.parent.name, "block": block, "bits": bits, "status": status}
+            rows.append({**row, "file": str(path)})
     if any(rehearsed.values()):
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
         aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
@@ -309,7 +313,13 @@ def keys_list(
     if not rows:
         aside(quiet)(f"no keys under {processes.lab_folder(place)}")
     for row in rows:
-        print(f"{row['node']:<10} {row['run']}  block {row['block']:>4}  {row['bits']:>6} bits  {row['file']}")
+        told = f"block {row['block']:>4}  {row['bits']:>6} bits  {row['status']:<11}"
+        print(f"{row['node']:<10} {row['run']}  {told}  {row['file']}")
+    if unsure := sum(row["status"] == "unconfirmed" for row in rows):
+        aside(quiet)(
+            f"{counted(unsure, 'key')} unconfirmed: the other end may have none; a run that is going on confirms a key "
+            "when its block is closed, `testbed run --resume RUN` those of a run whose process died"
+        )
     if bad:
         raise typer.Exit(1)
 

@@ -178,22 +178,31 @@ class Blocks:
         self._next = 0
         self._one_sided: list[int] = []
         """Blocks that failed when one end may already have had its key: both ends are ordered to delete it."""
+        self.untold: set[str] = set()
+        """Ends that were away when they had to be ordered to delete such a key."""
+        self._with_key: list[int] = []
+        """Blocks of which both ends have reported a key: both ends are ordered to keep it."""
 
     def go_on(
-        self, next_block: int, key_bits: int, to_train: bool, guards: tuple[int, int], dropped: Iterable[int]
-    ) -> None:
+        self, next_block: int, key_bits: int, to_train: bool, guards: tuple[int, int], dropped: Iterable[int],
+        with_key: Iterable[int],
+    ) -> None:  # fmt: skip
         """Continue a run that is resumed. `guards`: numbers of guard rounds that were discarded, and that still have
-        to be; `dropped`: blocks of which one end alone may have a key.
+        to be; `dropped`: blocks of which one end alone may have a key; `with_key`: those of which both have one.
         """
         self._next, self.key_bits, self.to_train = next_block, key_bits, to_train
         self.guarded, self._guard = guards
-        self._one_sided = list(dropped)
+        self._one_sided, self._with_key = list(dropped), list(with_key)
 
     def tidy(self, node: Node) -> list[Effect]:
-        """Order a node that has joined, or come back, to delete any key that the other end does not have."""
+        """Order a node to delete every key that the other end does not have, and to keep all others: when it joins or
+        comes back, and at the end of the run."""
         if not node.required or not node.measures:
             return []
-        return [Send(node.name, m.Abandon(block=n, reason="the other end has no key of it")) for n in self._one_sided]
+        self.untold.discard(node.name)
+        drop = [m.Abandon(block=n, reason="the other end has no key of it") for n in self._one_sided]
+        parts = (self._with_key[i : i + m.MAX_KEPT] for i in range(0, len(self._with_key), m.MAX_KEPT))
+        return [Send(node.name, body) for body in (*drop, *(m.KeepKeys(blocks=part) for part in parts))]
 
     @property
     def rounds_wanted(self) -> int:
@@ -360,6 +369,8 @@ class Blocks:
         """Order both ends to give a block up; an end that is away gets the order when it comes back."""
         if block.stage.now == "amplify":
             self._one_sided.append(block.number)
+            ends = (self._roster.nodes[name] for name in self._roster.pair())
+            self.untold |= {node.name for node in ends if not (node.alive or node.is_missing)}
         body = m.Abandon(block=block.number, reason=block.failure or "no key")
         return [*self._roster.send("alice", body), *self._roster.send("bob", body)]
 
@@ -371,10 +382,20 @@ class Blocks:
         over = block.over()
         if block.failure is not None and any(word in block.failure for word in LOST_MODEL):
             self.to_train = self._experiment.training.rounds > 0  # a node came back without its model
-        if over.key_alice is not None and over.key_bob is not None and block.failure is None:
-            self.key_bits += min(over.key_alice.key_bits, over.key_bob.key_bits)
         self._story.add("closed", rounds=block.rounds, block=block.number, failure=block.failure)
-        return [over]
+        return [over, *self._keep_key(over)]
+
+    def _keep_key(self, over: BlockOver) -> list[Effect]:
+        """Order both ends to keep a block's key where both have reported one; an end that is away is ordered later."""
+        if over.key_alice is None or over.key_bob is None or over.failure is not None:
+            return []
+        key_bits = min(over.key_alice.key_bits, over.key_bob.key_bits)
+        if not key_bits:
+            return []
+        self.key_bits += key_bits
+        self._with_key.append(over.block)
+        body = m.KeepKeys(blocks=[over.block])
+        return [*self._roster.send("alice", body), *self._roster.send("bob", body)]
 
     def problems(self) -> Iterator[str]:
         """Yield a sentence for every invariant that does not hold."""

@@ -51,6 +51,14 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class OrdersDropped:
+    """So many orders for a node's present process were dropped, in all, because too many waited for it."""
+
+    node: str
+    orders: int
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRefused:
     """A connection was refused because of a wrong key: that of the peer, or the peer's copy of the coordinator's."""
 
@@ -87,6 +95,13 @@ class Send:
 
     node: str
     body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class HaltNode:
+    """Have a node silence its transmitter at once, even if its main loop is busy."""
+
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +188,10 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | LinkChanged | KeyRefused | DiskLow | StopAsked | PauseAsked
-Instruction = Send | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
+Event = Received | Tick | ProcessEnded | LinkChanged | OrdersDropped | KeyRefused | DiskLow | StopAsked | PauseAsked
+Instruction = (
+    Send | HaltNode | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
+)
 
 
 @dataclass(frozen=True, slots=True)

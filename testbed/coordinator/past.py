@@ -2,7 +2,8 @@
 
 No record is deleted. The nodes have lost their measurements: kept rounds that no block has used cannot be used any more
 and are rejected as `measured`. A block that was under way is closed without a key, and both ends are ordered to delete
-the key of it that they may have. Rounds that were begun, but have no recorded outcome, are rejected.
+the key of it that they may have. Rounds that were begun, but have no recorded outcome, are rejected. A run that had
+ended, but whose record was not closed, is only ended again: the nodes are told, and the record is closed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 
-from testbed.coordinator.events import BlockOver, Effect, Note, RoundOver
+from testbed.coordinator.events import BlockOver, Effect, Note, RoundOver, RunOver, RunStatus
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError, Reject
 from testbed.core.gate import is_identifier, printable
@@ -25,6 +27,9 @@ BEGUN = "run_begun"
 """The kind of the recorded event that says how a run was started."""
 BLOCK_BEGUN = "block_begun"
 RESUMED = "run_resumed"
+ENDING = "run_ending"
+"""The kind of the recorded event that says how a run ends. It is on the disk before any node is told the end: a run
+whose record contains it gets no further round and no further block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,10 @@ class Past:
     """Public patterns by name."""
     effects: tuple[Effect, ...]
     """Closed rounds and blocks to record before anything else."""
+    with_key: tuple[int, ...] = ()
+    """Blocks of which both ends have reported a key."""
+    ended: RunOver | None = None
+    """How the run had ended when its process died before the record was closed; None where it goes on."""
     observed: list[tuple[int, dict[str, C64]]] = field(default_factory=list)
     """(round, CSI by roles "tx>rx", empty for a rejected round), for surface policies that learn from the rounds."""
 
@@ -92,6 +101,9 @@ def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bo
     unfinished = sorted(begun.keys() - blocks.keys() - trained.keys())
     in_blocks = {r for data in begun.values() for r in data["rounds"]} | {r for b in run.blocks for r in b.rounds}
     guarded, guard_left, pool = _unused(run, experiment, begun, trained, in_blocks)
+    ended = _ended(run)
+    if ended is not None:  # rounds that were left at its end stay kept, as in a run that was closed at once
+        pool = []
     closed = list(_missing_rounds(run)) + [_rejected(run, r) for r in pool]
     table = run.rounds
     rejected = Counter(str(reason) for reason in table.reason[~table.kept])
@@ -113,8 +125,20 @@ def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bo
         states={r: str(s) for r, s in names.items() if s and r > used_until},
         patterns=run.patterns,
         effects=(note, *closed, *(_unfinished(b, begun[b]) for b in unfinished)),
+        with_key=tuple(b.block for b in done), ended=ended,
         observed=_observed(run) if watches else [],
     )  # fmt: skip
+
+
+def _ended(run: RecordedRun) -> RunOver | None:
+    """Return how a run had ended by its record; the last word counts, as a run may fail while it ends."""
+    told = [event.data for event in run.events if event.kind == ENDING]
+    if not told:
+        return None
+    status, detail = told[-1]["status"], printable(str(told[-1]["detail"]), 1000)
+    if status not in get_args(RunStatus):
+        raise ValueError(f"a run ended as {printable(str(status), 60)!r}; accepted: {', '.join(get_args(RunStatus))}")
+    return RunOver(status, detail)
 
 
 def _next_round(run: RecordedRun) -> int:

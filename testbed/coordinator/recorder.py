@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
-from testbed.coordinator.past import BLOCK_BEGUN
+from testbed.coordinator.past import BLOCK_BEGUN, ENDING
 from testbed.core.config import Lab, to_dict
 from testbed.net import messages as m
 from testbed.records import documents
@@ -20,6 +20,14 @@ from testbed.records.writer import RunWriter
 log = logging.getLogger("testbed.coordinator")
 MOST_NOTES = 2000
 """Largest number of recorded notes about one node."""
+_LASTING = (BLOCK_BEGUN, ENDING)
+"""Notes that a run depends on that is resumed."""
+
+
+def is_awaited(x: e.Instruction) -> bool:
+    """Return whether the orders after an instruction may be sent only when it is on the disk: the rounds of a block
+    must not be used again, both ends keep a key that the record has, and no block follows the end of a run."""
+    return isinstance(x, e.BlockOver) or (isinstance(x, e.Note) and x.kind in _LASTING)
 
 
 class Recorder:
@@ -48,8 +56,7 @@ class Recorder:
         self._notes[node] += 1
         if node and self._notes[node] > MOST_NOTES:
             return False
-        # The rounds of a block must be on the disk before it begins: a run that is resumed must not use them again.
-        self._writer.event(note.kind, note.detail, lasting=note.kind == BLOCK_BEGUN)
+        self._writer.event(note.kind, note.detail, lasting=note.kind in _LASTING)
         match note.kind:
             case "joined" | "rejoined":
                 self._drivers[note.detail["node"]] = note.detail["identity"]
@@ -98,7 +105,13 @@ class Recorder:
         key = {names[role]: r for role, r in (("alice", b.key_alice), ("bob", b.key_bob)) if r is not None}
         # What Eve's node reports to Alice is large, and her CSI is recorded anyway.
         eve = None if b.eve is None else msgspec.structs.replace(b.eve, heard=())
-        self._writer.block(documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key))
+        whole = documents.Block(block=b.block, rounds=list(b.rounds), agree=agree, eve=eve, key=key)
+        with self._writer.together():
+            self._results(b, names)
+            self._writer.block(whole, lasting=True)
+
+    def _results(self, b: e.BlockOver, names: dict[str, str]) -> None:
+        """Record everything about a block besides its reports."""
         for role, raw in b.raw.items():
             self._bits(b.block, names[role], "guess" if role == "eve" else "raw", raw)
         if b.digests:

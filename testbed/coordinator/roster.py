@@ -52,10 +52,14 @@ class Node(Deadlines):
         """The order to configure its device is due; it is sent as soon as no round is under way."""
         self._was_ready = False
         self.stopped = False
+        """It has reported that it took the end of the run."""
         self.incarnation = ""
         self.hello: m.Hello | None = None
         self.strikes = 0
         """Rounds in a row that it left unanswered."""
+        self.dropped: dict[str, int] = {}
+        """Number of messages between the coordinator and its present process that were dropped, by who dropped them."""
+        self._dropped_noted: dict[str, int] = {}
         self.clock_asked_s = 0.0
         """When its clock reading was requested, on the coordinator's clock."""
         self._lost_after_s = lab.coordinator.lost_after_s
@@ -95,6 +99,16 @@ class Node(Deadlines):
 
     def greet(self, incarnation: str, hello: m.Hello) -> None:
         self.incarnation, self.hello = incarnation, hello
+        self.dropped, self._dropped_noted, self.stopped = {}, {}, False
+
+    def note_dropped(self, factor: int = 2) -> list[Effect]:
+        """Return a note where messages were dropped: the first time, and whenever there are `factor` times as many."""
+        out: list[Effect] = []
+        for by, n in self.dropped.items():
+            if n >= max(1, factor * self._dropped_noted.get(by, 0)) and n > self._dropped_noted.get(by, 0):
+                self._dropped_noted[by] = n
+                out.append(Note("messages_dropped", {"node": self.name, "by": by, "messages": n}))
+        return out
 
     def admit(self) -> None:
         """Count it as alive, with nothing that it held before."""
@@ -219,7 +233,7 @@ class Roster:
         return all(node.ready for node in self.taking_part() if node.required)
 
     def all_stopped(self) -> bool:
-        return all(node.stopped or not node.alive for node in self.taking_part())
+        return all(node.stopped or not (node.alive or node.is_missing) for node in self.taking_part())
 
     def receivers(self) -> list[str]:
         """Return the names of the nodes that take part in a round now."""

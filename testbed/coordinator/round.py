@@ -17,7 +17,7 @@ import numpy as np
 
 from testbed.coordinator import steps
 from testbed.coordinator.events import Effect, Note, RoundOver, RunFails
-from testbed.coordinator.roster import Roster
+from testbed.coordinator.roster import Node, Roster
 from testbed.core.errors import Reject
 from testbed.core.machine import Deadlines, EventClock, Story
 from testbed.core.types import C64
@@ -270,14 +270,20 @@ class Rounds:
             for r in train:
                 r.hurry(OPTIONAL_AGAIN_S if struck else OPTIONAL_S)
 
-    def take_failure(self, name: str) -> bool:
-        """Take the failure of a node's part in the oldest train that it owes; False where it owes none."""
-        train = next((t for t in self.trains if any(r.owes(name) for r in t)), [])
-        for r in (r for r in train if r.owes(name)):
-            r.reject(Reject.DEVICE)
-            r.expected.discard(name)
-            self._story.add("failed", round=r.number, node=name)
-        return bool(train)
+    def take_failure(self, node: Node) -> list[Effect] | None:
+        """Take the failure of a node's part in the oldest train that it owes; None where it owes none.
+
+        The rounds are rejected, but not for an optional node: they are missing in its measurements only.
+        """
+        train = next((t for t in self.trains if any(r.owes(node.name) for r in t)), None)
+        if train is None:
+            return None
+        for r in (r for r in train if r.owes(node.name)):
+            if node.required:
+                r.reject(Reject.DEVICE)
+            r.expected.discard(node.name)
+            self._story.add("failed", round=r.number, node=node.name)
+        return [] if node.required else self._roster.strike(node.name, train[0].number)
 
     def take_latch(self, latched_s: float, *, expected: bool, exact: bool) -> None:
         """Reject the rounds that a change of the surface at this time makes unusable.

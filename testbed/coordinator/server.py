@@ -18,8 +18,8 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, Origin, past_of
-from testbed.coordinator.recorder import Recorder
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, Origin, past_of
+from testbed.coordinator.recorder import Recorder, is_awaited
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
@@ -42,7 +42,7 @@ _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is read again."""
 _SHOWN = (
     "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
-    "rounds_lost", "no_answer", "beams_without_effect",
+    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told", "interval_too_short",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
@@ -208,8 +208,8 @@ class Coordinator:
             try:
                 self._begin_record(writer)
                 over = self._serve(ended)
-            except (TestbedError, OSError):
-                self._send_home()
+            except (TestbedError, OSError) as exc:
+                self._send_home(recorded=self._has_recorded_failure(writer, exc))
                 raise
             self._look_at_time_of_day()
             self._recorder.totals(self.state.guarded, dict(self._hub.refused))
@@ -237,10 +237,20 @@ class Coordinator:
         elif self._origin is not None:
             writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
 
-    def _send_home(self) -> None:
-        """Order all nodes to finish if the run cannot end in the usual way because it cannot be recorded."""
+    @staticmethod
+    def _has_recorded_failure(writer: RunWriter, exc: Exception) -> bool:
+        """Record that the run ends because of an error; False where not even that can be recorded."""
+        try:
+            writer.event(ENDING, {"status": "failed", "detail": f"{type(exc).__name__}: {exc}"}, lasting=True)
+        except (TestbedError, OSError):
+            return False
+        return True
+
+    def _send_home(self, recorded: bool) -> None:
+        """Order all nodes to finish if the run cannot end in the usual way. Where its end is not `recorded`, the run
+        may be resumed, and the nodes keep what they need for that."""
         for name in self.state.nodes:
-            self._hub.send(name, m.Finish(kind="abort"))
+            self._hub.send(name, m.Finish(kind="abort", recorded=recorded))
 
     def _serve(self, ended: Callable[[], list[e.ProcessEnded]]) -> e.RunOver:
         """Hand messages, the time and requests of people to the state machine until the run is over."""
@@ -276,6 +286,8 @@ class Coordinator:
         self._take(e.Tick(now_s))
         for name, is_up in self._hub.link_changes():
             self._take(e.LinkChanged(name, is_up))
+        for name, orders in self._hub.drops():
+            self._take(e.OrdersDropped(name, orders))
         if (wall_s := time.monotonic()) >= self._next_check_s:
             self._next_check_s = wall_s + _CHECK_S
             self._look_at_handshakes()
@@ -405,15 +417,20 @@ class Coordinator:
             for instruction in instructions:
                 _DO[type(instruction)](self, instruction)
             return
-        # Orders are sent before anything is written: the nodes work on them while the train is recorded.
-        for instruction in instructions:
-            if isinstance(instruction, e.Send):
-                self._send(instruction)
+        # Orders are sent before anything is written, so that the nodes work on them while the train is recorded; but
+        # those that depend on the record are sent after it.
+        first = next((i for i, x in enumerate(instructions) if is_awaited(x)), len(instructions))
+        for instruction in instructions[:first]:
+            if isinstance(instruction, (e.Send, e.HaltNode)):
+                _DO[type(instruction)](self, instruction)
         assert self._recorder is not None
         with self._recorder.together():
             for instruction in instructions:
-                if not isinstance(instruction, e.Send):
+                if not isinstance(instruction, (e.Send, e.HaltNode)):
                     _DO[type(instruction)](self, instruction)
+        for instruction in instructions[first:]:
+            if isinstance(instruction, (e.Send, e.HaltNode)):
+                _DO[type(instruction)](self, instruction)
 
     # -- instructions
 
@@ -427,8 +444,9 @@ class Coordinator:
         if isinstance(body, m.Configure) and self.state.nodes[x.node].role == "bob":
             body = msgspec.structs.replace(body, discussion=self.way_to_discussion(x.node, body.discussion))
         self._hub.send(x.node, body)
-        if isinstance(x.body, m.Finish) and x.body.kind == "halt":
-            self._hub.send(x.node, x.body, to_pulse=True)
+
+    def _halt_node(self, x: e.HaltNode) -> None:
+        self._hub.send(x.node, m.Finish(kind="halt"), to_pulse=True)
 
     def _withdraw_orders(self, x: e.WithdrawOrders) -> None:
         self._hub.withdraw(x.node, (m.Probe, m.Step, m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface))
@@ -494,6 +512,7 @@ class Coordinator:
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {
     e.Send: Coordinator._send,
+    e.HaltNode: Coordinator._halt_node,
     e.WithdrawOrders: Coordinator._withdraw_orders,
     e.ResetWorld: Coordinator._reset_world,
     e.AdvanceWorld: Coordinator._let_world_advance,

@@ -30,10 +30,12 @@ from testbed.coordinator.events import (
     Effect,
     Event,
     FinishKind,
+    HaltNode,
     Instruction,
     KeyRefused,
     LinkChanged,
     Note,
+    OrdersDropped,
     PauseAsked,
     ProcessEnded,
     Received,
@@ -46,7 +48,7 @@ from testbed.coordinator.events import (
     StopAsked,
     Tick,
 )
-from testbed.coordinator.past import Past
+from testbed.coordinator.past import ENDING, Past
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
@@ -68,7 +70,10 @@ STOPPING_S = 3.0
 
 _FINISH = {"finishing": "the run fails, is aborted or halted"}
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
-    "joining": {"configuring": "every node that takes part is alive", **_FINISH},
+    "joining": {
+        "configuring": "every node that takes part is alive",
+        "finishing": "the run fails, is aborted or halted, or had ended before it was resumed",
+    },
     "configuring": {"probing": "every node is configured and its clock was read", **_FINISH},
     "probing": {
         "distilling": "enough rounds were kept for a block, or the last ones are in",
@@ -124,6 +129,9 @@ class CoordinatorState(Deadlines):
         self._key_trouble = ""
         """Connections that were refused because of a wrong key, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
+        self._finish_kind: FinishKind = "stop"
+        self._ended: RunOver | None = None
+        """How the run had ended by its record when it was resumed: its nodes are told again, and nothing else."""
         self._is_resumed = past is not None
         if past is not None:
             self._go_on(past)
@@ -135,7 +143,8 @@ class CoordinatorState(Deadlines):
         self.timetable.go_on(past.end_s, past.down_s)
         self.surface.go_on(past.states, past.patterns, past.observed)
         guards = past.guarded, past.guard_left
-        self.blocks.go_on(past.next_block, past.key_bits, past.to_train, guards, past.dropped)
+        self.blocks.go_on(past.next_block, past.key_bits, past.to_train, guards, past.dropped, past.with_key)
+        self._ended = past.ended
 
     # -- what the shell and its users read
 
@@ -211,6 +220,9 @@ class CoordinatorState(Deadlines):
                 return self._process_ended(node, detail, is_final)
             case LinkChanged(node, is_up):
                 return self.roster.change_link(self.roster.nodes[node], is_up) if node in self.roster.nodes else []
+            case OrdersDropped(node, orders):
+                present = self.roster.nodes.get(node)  # None: a stranger, which does not read why it is refused
+                return self._count_dropped(present, "coordinator", orders) if present is not None else []
             case KeyRefused(detail):
                 self._key_trouble = f"; {detail}"
                 return [Note("key_refused", {"detail": detail})]
@@ -250,12 +262,24 @@ class CoordinatorState(Deadlines):
         if not node.alive:
             return self._heard_again(node, body)
         node.seen()
+        if not _may_say(node.role, body):
+            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
         take = _ON_MESSAGE.get(type(body))
         return take(self, node, body) if take is not None else []
 
+    def _beaten(self, node: Node, body: m.Heartbeat) -> list[Effect]:
+        return self._count_dropped(node, "node", body.dropped)
+
+    def _count_dropped(self, node: Node, by: str, messages: int) -> list[Effect]:
+        """Note that messages were dropped because too many waited: a round or a block may lack an answer for that."""
+        node.dropped[by] = messages
+        return node.note_dropped()
+
     def _heard_again(self, node: Node, body: Any) -> list[Effect]:
         """Handle a message of a node that was given up: it is alive, its process or its network had only paused."""
-        if self.phase == "finishing" or not isinstance(body, (m.Heartbeat, m.Here)):
+        if self.phase == "finishing":
+            return self._stopped(node, body) if isinstance(body, m.Stopped) else []
+        if not isinstance(body, (m.Heartbeat, m.Here)):
             return []
         # A node that still holds its measurements continues; the others start with nothing.
         if not node.may_resume:
@@ -270,6 +294,8 @@ class CoordinatorState(Deadlines):
             return self.roster.refuse(node.name, f"claims role {body.role!r}, the lab file states {node.role!r}")
         if node.incarnation == incarnation:
             return []  # repeated greeting
+        if self.phase == "finishing" and node.stopped:
+            return []  # it stays, and waits for its next run
         out = self._lose(node, "restarted")
         came_back = node.incarnation != ""
         node.greet(incarnation, body)
@@ -281,6 +307,8 @@ class CoordinatorState(Deadlines):
         """Take a node in, new or come back; it starts with nothing."""
         self.rounds.forget_clock_of(node.name)
         out = self.roster.welcome(node, came_back)
+        if self.phase == "finishing":
+            return out + self._send_home(node)
         if self.phase != "joining":
             self.roster.ask(node)
             if node.role == "alice":  # her sockets have new addresses, which the others need
@@ -409,8 +437,8 @@ class CoordinatorState(Deadlines):
 
     def _work_failed(self, node: Node, body: m.Failed) -> list[Effect]:
         """A node could not do its part in a round or a block."""
-        if body.operation == "probe" and self.rounds.take_failure(node.name):
-            return []
+        if body.operation == "probe" and (noted := self.rounds.take_failure(node)) is not None:
+            return noted
         return self.blocks.take_failure(node, f"{body.operation}: {body.detail}")
 
     # -- losses
@@ -492,13 +520,17 @@ class CoordinatorState(Deadlines):
     def _look_at_joining(self) -> list[Effect]:
         if self.phase != "joining" or not self.is_overdue(_PHASE):
             return []
+        if self._ended is not None:
+            return self._end_again()
         missing = [node for node in self.roster.nodes.values() if not node.alive]
         within_s = self.lab.coordinator.join_timeout_s
         failure = f"did not join within {within_s:g} s{self._key_trouble}"
         return self.roster.go_on_without(missing, failure, "did not join in time")
 
     def _look_for_returns(self) -> list[Effect]:
-        return self.roster.look_for_returns() if self.phase in ("configuring", "probing", "distilling") else []
+        if self.phase not in ("configuring", "probing", "distilling") or self._all_is_used():
+            return []
+        return self.roster.look_for_returns()
 
     def _look_for_unready(self) -> list[Effect]:
         if self.phase not in ("probing", "distilling"):
@@ -541,6 +573,14 @@ class CoordinatorState(Deadlines):
     def _everybody_has_joined(self) -> bool:
         return self.roster.all_alive()
 
+    def _everybody_can_be_told_the_end(self) -> bool:
+        return self._ended is not None and self.roster.all_alive()
+
+    def _end_again(self) -> list[Effect]:
+        """Tell the nodes that are there the end that a resumed run had had already."""
+        assert self._ended is not None
+        return [*self._finish(self._ended.status, self._ended.detail, "stop")]
+
     def _begin_configuring(self) -> list[Effect]:
         self._phases.enter("configuring")
         self.set_deadline(_PHASE, self.roster.ready_within_s)
@@ -573,7 +613,9 @@ class CoordinatorState(Deadlines):
         self._phases.enter("probing")
         self.clear_deadline(_PHASE)
         self.timetable.fix_origin()
-        return [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        notes: list[Effect] = [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        too_short = self.timetable.why_too_short if self.roster.timed else None
+        return notes + ([Note("interval_too_short", {"detail": too_short})] if too_short else [])
 
     # -- probing
 
@@ -587,7 +629,7 @@ class CoordinatorState(Deadlines):
         over = r.record_settled(reason)
         if self.surface.watches:
             self.surface.observe(r.number, csi_by_link(r, self.roster) if reason is None else {})
-        self.timetable.heed_lateness(r, self.rounds.next)
+        self.timetable.heed_lateness(r, self.rounds.next, self.roster.pair())
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
@@ -641,8 +683,17 @@ class CoordinatorState(Deadlines):
         self._phases.enter("distilling")
         return self.blocks.start()
 
+    def _all_is_used(self) -> bool:
+        """Whether nothing is left to be done but to tell the nodes the end."""
+        return self.phase == "probing" and self._is_done and self._rounds_pause() and not self.tally.pending
+
     def _run_is_done(self) -> bool:
-        return self._is_done and self._rounds_pause()
+        return self._is_done and self._rounds_pause() and not self._an_end_may_still_be_told()
+
+    def _an_end_may_still_be_told(self) -> bool:
+        """Whether an end that may alone have a key is away, and its time to come back is not over."""
+        away = (self.roster.nodes[name] for name in self.blocks.untold)
+        return not self._stop_asked and any(not node.is_overdue_to_return for node in away)
 
     def _end_as_planned(self) -> list[Effect]:
         if self._stop_asked:
@@ -811,7 +862,9 @@ class CoordinatorState(Deadlines):
         if kind == "stop" and self.phase in ("probing", "distilling"):
             self._stop_asked = True
             return [note]
-        return [note, *self._finish("stopped", f"{kind} was asked for", kind)]
+        out = self._finish("stopped", f"{kind} was asked for", kind)
+        # Nothing is written before the transmitters are silent, as that may take long.
+        return sorted([note, *out], key=lambda x: not isinstance(x, HaltNode))
 
     def _ask_pause(self, paused: bool) -> list[Effect]:
         if paused == self._is_paused or self.phase == "finishing":
@@ -820,9 +873,16 @@ class CoordinatorState(Deadlines):
         return [Note("paused" if paused else "unpaused", {"round": self.rounds.next})]
 
     def _finish(self, status: RunStatus, detail: str, kind: FinishKind) -> list[Instruction]:
-        """Drop what is under way, order all nodes to finish, and wait until they have stopped."""
-        out: list[Any] = []
-        self._unsent = {}
+        """Drop what is under way, order all nodes to finish, and wait until they have stopped.
+
+        The end is recorded before any node is told: if this process dies after that, the run that is resumed ends in
+        the same way, and makes no block of which a node may no longer know the earlier ones.
+        """
+        if self._ended is not None:
+            status, detail = self._ended.status, self._ended.detail
+        present = [node for node in self.roster.nodes.values() if node.alive or node.is_missing]
+        out: list[Any] = [HaltNode(node.name) for node in present if kind == "halt"]
+        self._unsent, self._finish_kind = {}, kind
         for r in self.rounds.drop_all():
             reason = (r.rejection or Reject.ABORTED).value
             self.tally.drop(r.number, reason)
@@ -835,9 +895,12 @@ class CoordinatorState(Deadlines):
             self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
-        return out + [
-            Send(n, m.Finish(kind=kind)) for n, node in self.roster.nodes.items() if node.alive or node.is_missing
-        ]
+        out.append(Note(ENDING, {"status": self._outcome.status, "detail": self._outcome.detail}))
+        return out + [x for node in present for x in self._send_home(node)]
+
+    def _send_home(self, node: Node) -> list[Effect]:
+        """Order a node to finish; before that, to have the keys that both ends have, and no others."""
+        return [*self.blocks.tidy(node), Send(node.name, m.Finish(kind=self._finish_kind, recorded=True))]
 
     def _everybody_has_stopped(self) -> bool:
         return self.roster.all_stopped()
@@ -846,7 +909,9 @@ class CoordinatorState(Deadlines):
         self._phases.enter("over")
         self.clear_deadline(_PHASE)
         assert self._outcome is not None
-        return [self._outcome]
+        missed = sorted(n for n in self.roster.pair() if not self.roster.nodes[n].stopped)
+        dropped = [x for node in self.roster.nodes.values() for x in node.note_dropped(factor=1)]
+        return [*dropped, *(Note("end_not_told", {"node": name}) for name in missed), self._outcome]
 
     # -- invariants
 
@@ -891,7 +956,10 @@ def _wait(state: CoordinatorState) -> None:
 
 _S = CoordinatorState
 COURSE: Mapping[str, tuple[Rule, ...]] = {
-    "joining": (Rule(_S._everybody_has_joined, _S._begin_configuring),),
+    "joining": (
+        Rule(_S._everybody_can_be_told_the_end, _S._end_again),
+        Rule(_S._everybody_has_joined, _S._begin_configuring),
+    ),
     "configuring": (
         Rule(_S._a_node_can_be_configured, _S._configure),
         Rule(_S._everybody_is_ready, _S._begin_probing),
@@ -918,6 +986,7 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
 machine has to wait."""
 
 _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]] = {
+    m.Heartbeat: _S._beaten,
     m.Configured: _S._configured,
     m.ClockReading: _S._clock_read,
     m.Applied: _S._applied,
@@ -934,8 +1003,33 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Failed: _S._failed,
     m.Stopped: _S._stopped,
 }
-"""Message → the method that handles it; other messages (heartbeats) only show that their sender is alive."""
+"""Message → the method that handles it; other messages (`Here`) only show that their sender is alive."""
 
+_RADIOS, _ENDS, _SURFACE = ("alice", "bob", "eve"), ("alice", "bob"), ("ris",)
+_SAID_BY: Mapping[type, tuple[str, ...]] = {
+    m.Applied: _SURFACE,
+    m.Scheduled: _SURFACE,
+    m.SurfaceHeld: _SURFACE,
+    m.Captured: _RADIOS,
+    m.Stepped: _RADIOS,
+    m.Probed: _RADIOS,
+    m.Agreed: _ENDS,
+    m.Trained: _ENDS,
+    m.Amplified: _ENDS,
+    m.Attacked: ("eve",),
+    m.KeyGuessed: ("eve",),
+}
+"""Message → the roles whose reports it is: no node speaks for another. The other messages are about their sender."""
+
+
+def _may_say(role: str, body: Any) -> bool:
+    """Return whether a message is one of those by which a node of this role reports."""
+    if isinstance(body, m.Failed) and body.operation in _OF_THE_SURFACE:
+        return role in _SURFACE
+    return role in _SAID_BY.get(type(body), (role,))
+
+
+_OF_THE_SURFACE = ("apply", "applynext", "schedule", "readsurface")
 _ON_FAILURE: Mapping[str, Callable[[CoordinatorState, Node, m.Failed], list[Effect]]] = {
     "apply": _S._apply_failed,
     "applynext": _S._apply_failed,

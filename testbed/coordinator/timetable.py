@@ -31,6 +31,8 @@ READING_UNCERTAINTY_S = 1e-3
 BOARD_DOUBT_S = 150e-6
 """The same for a board's clock, which is read once a train: within the longest train, two crystals 88 ppm apart drift
 apart by 70 µs."""
+_MOST_FOR_EVE_S = 1e-3
+"""Longest guard for the sake of Eve's node."""
 _SPREADS = 6.0
 """A receiver's window is longer on both sides by at least this many standard deviations of the arrival times."""
 ORDERED_AHEAD_S = 1.0
@@ -40,6 +42,8 @@ MOST_SAMPLES = 4_000_000
 """Largest number of samples of one window, over all antennas: drivers and the simulated air accept no more."""
 WALL_LEAD_S = 0.03
 """On the wall clock, a train is ordered at least this long before its first sample, so that it reaches the nodes."""
+LEAD_OF_ROUND_S = 0.4e-3
+"""How much earlier for each of its rounds: a node prepares all of them before the first one is sent."""
 FIRST_LEAD_S = 0.12
 """The same time at the start of a run, when every process does much for the first time and is slower."""
 LONGEST_LEAD_S = 0.25
@@ -95,20 +99,42 @@ class Timetable:
 
     def begin(self, roster: Roster) -> None:
         """Make the scheduler, with gaps and guards as wide as the devices that joined need them."""
-        hellos = roster.greetings()
-        turnaround_s = max((h.turnaround_s for h in hellos), default=0.0)
-        if not self.virtual:  # in virtual time the air waits for the host
-            turnaround_s = max([turnaround_s, *(h.host_turnaround_s for h in hellos)])
+        needs = [self._needed(hello) for hello in roster.greetings()]
+        turnaround_s = max((turnaround_s for turnaround_s, _ in needs), default=0.0)
         p = self._experiment.probing
-        frame_s, n_antennas = self.frame_s, max(roster.antennas().values(), default=1)
+        antennas = roster.antennas()
+        frame_s, n_antennas = self.frame_s, max(antennas.values(), default=1)
         if self._experiment.beams.policy != "none":
-            frame_s += self.antenna_s * (n_antennas - 1)
+            frame_s += self.antenna_s * (max(antennas.get(slot.tx, 1) for slot in self._slots) - 1)
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
-            max([p.guard_s, *(_SPREADS * h.timing_spread_s for h in hellos)]),
-            0.0 if self.virtual else FIRST_LEAD_S,
+            max([p.guard_s, *(guard_s for _, guard_s in needs)]),
+            0.0 if self.virtual else max(FIRST_LEAD_S, self._least_lead_s),
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
+
+    def _needed(self, hello: m.Hello) -> tuple[float, float]:
+        """Return the turn-around and the guard that a node needs by its own account.
+
+        Eve's, which is not trusted, counts up to limits: the interval between rounds, and `_MOST_FOR_EVE_S`.
+        """
+        # in virtual time the air waits for the host
+        turnaround_s = hello.turnaround_s if self.virtual else max(hello.turnaround_s, hello.host_turnaround_s)
+        guard_s = _SPREADS * hello.timing_spread_s
+        if hello.role != "eve":
+            return turnaround_s, guard_s
+        return min(turnaround_s, self._experiment.probing.interval_s), min(guard_s, _MOST_FOR_EVE_S)
+
+    @property
+    def why_too_short(self) -> str | None:
+        """Return one line where the interval that is asked for is shorter than a round; None where it can be kept."""
+        asked_s, least_s = self._experiment.probing.interval_s, self.scheduler.shortest_s if self.scheduler else 0.0
+        if asked_s >= least_s * (1 - 1e-9):
+            return None
+        return (
+            f"probing.interval_s = {asked_s:g} s, but the slots of a round take {least_s:.3g} s, so that rounds follow "
+            "one another at that interval: probing.turnaround_s and probing.guard_s shorten them"
+        )
 
     def fix_origin(self) -> float:
         """Return the origin of the reference timeline on the coordinator's clock; the first call sets it to now."""
@@ -240,21 +266,26 @@ class Timetable:
         if snrs_db:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
-    def heed_lateness(self, r: Round, ordered: int) -> None:
+    def heed_lateness(self, r: Round, ordered: int, senders: set[str]) -> None:
         """On the wall clock, after a late round, order trains earlier and make them shorter; undo that step by step
         while none is late.
 
         `ordered`: number of the next round. Rounds before it were ordered before the change and are not judged.
+        `senders`: the nodes that transmit.
         """
         if self.virtual or self.scheduler is None or r.number < self._heeded:
             return
-        if any(x.fault == Reject.LATE_TX for x in r.results.values()):
+        if any(r.results[name].fault == Reject.LATE_TX for name in senders if name in r.results):
             self.scheduler.lead_s = min(2 * self.scheduler.lead_s, LONGEST_LEAD_S)
             self._most = max(1.0, min(self._most, self.train) / 2)
             self._heeded = ordered
         elif r.number == r.train:
-            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, WALL_LEAD_S)
+            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, self._least_lead_s)
             self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
+
+    @property
+    def _least_lead_s(self) -> float:
+        return WALL_LEAD_S + LEAD_OF_ROUND_S * self.train
 
     def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None

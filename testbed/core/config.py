@@ -162,7 +162,7 @@ class BeamPlan(Table):
     """none: only first antennas are used; otherwise the name of a policy (`testbed list`) by which each end chooses its
     beam."""
     options: Options = field(default_factory=dict)
-    sound_every: Annotated[int, Meta(ge=2)] = 10
+    sound_every: Annotated[int, Meta(ge=2, le=(1 << 31) - 1)] = 10
     """Every this many rounds, beginning with the first, one round is a sounding of all antennas, which makes no key."""
 
 

@@ -17,6 +17,11 @@ MAX_BYTES = 1 << 24
 """Largest size of such a file; the longest block's key takes some kilobytes."""
 
 
+def mark_of(path: Path) -> Path:
+    """Return the path of the empty file beside a key's file that says that both ends have this key."""
+    return path.with_suffix(".confirmed")
+
+
 class _File(Struct, forbid_unknown_fields=True):
     bits: Annotated[int, Meta(ge=1, le=4 * MAX_BYTES)]
     hex: str

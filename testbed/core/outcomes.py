@@ -82,7 +82,7 @@ class HeardSeries(Struct, frozen=True, kw_only=True):
 class SurfaceRecord(Struct, frozen=True, kw_only=True):
     """The surface in a block's rounds, as far as it is public."""
 
-    states: tuple[int, ...]
+    states: tuple[Number, ...]
     """(round,) opaque number of the latched state: equal numbers are equal patterns."""
     levels: bytes | None = None
     """(round, element) uint8 phase levels, where the patterns are public; None where they are secret."""
@@ -92,9 +92,9 @@ class SurfaceRecord(Struct, frozen=True, kw_only=True):
     a factor, where patterns are public and the scene gives all positions."""
     elements: Annotated[int, Meta(ge=0, le=1 << 16)] = 0
     """Number of elements of a secret surface, each with `phase_bits` bits; 0: unknown."""
-    other_rounds: tuple[int, ...] = ()
+    other_rounds: tuple[Number, ...] = ()
     """Earlier rounds that were in no such record, ascending: those of training and of failed blocks."""
-    other_states: tuple[int, ...] = ()
+    other_states: tuple[Number, ...] = ()
     """(other round,) the surface's state in them."""
 
 

@@ -41,21 +41,19 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     if not known.change:
         return None
     series = everywhere(facts, reference, z)
-    there = np.isfinite(series)
+    there = np.asarray(np.isfinite(series.values).any(axis=2))
     if not there.any():
         return None
-    choice = _Choice(
-        zero_filled(z).astype(np.float32), np.isfinite(z),
-        zero_filled(series).astype(np.float32), np.asarray(there.any(axis=2)),
-    )  # fmt: skip
-    groups = [g for g in reference.groups or (slice(0, series.shape[2]),) if g.stop - g.start == z.shape[1]]
+    narrow = series.filled.astype(np.float32)
+    choice = _Choice(zero_filled(z).astype(np.float32), np.isfinite(z), narrow, there)
+    groups = [g for g in reference.groups or (slice(0, narrow.shape[2]),) if g.stop - g.start == z.shape[1]]
     likely = [choice.as_they_stand(choice.series[:, :, group]) for group in groups[:_MOST_GROUPS]]
     likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
     starts = [choice.by_pieces(), *courses(np.stack(likely))]
     course = max(starts, key=choice.agreement)
     for _ in range(_PASSES):
         course = courses(choice.likely(course)[None])[0]
-    inputs = series[np.arange(course.size), course]
+    inputs = series.values[np.arange(course.size), course]
     return Match(inputs, agreement_of(z, inputs))
 
 
@@ -129,18 +127,31 @@ def courses(likely: F32) -> I64:
     likely: (start, probe, candidate) log-likelihoods.
     """
     starts, n, _ = likely.shape
-    score = np.empty_like(likely)
-    score[:, 0] = likely[:, 0]
-    least = np.empty((n, starts, 1), likely.dtype)
-    for i in range(1, n):
-        now = score[:, i]
-        np.subtract(score[:, i - 1].max(axis=1, keepdims=True), _CHANGE_NATS, out=least[i])
-        np.maximum(score[:, i - 1], least[i], out=now)
-        now += likely[:, i]
-    best = score.argmax(axis=2)
-    course, every = np.empty((starts, n), np.int64), np.arange(starts)
-    course[:, -1] = best[:, -1]
-    for i in range(n - 1, 0, -1):
-        stays = score[every, i - 1, course[:, i]] >= least[i, :, 0]
-        course[:, i - 1] = np.where(stays, course[:, i], best[:, i - 1])
+    gains = np.ascontiguousarray(likely.swapaxes(0, 1))
+    score, least = gains.copy(), np.empty((n, starts, 1), likely.dtype)
+    before, penalty = score[0], likely.dtype.type(_CHANGE_NATS)
+    # With so few candidates the calls themselves take the time: four a probe, on rows that are addressed once.
+    for now, low, gain in zip(score[1:], least[1:], gains[1:], strict=True):
+        np.maximum.reduce(before, axis=1, keepdims=True, out=low)
+        np.subtract(low, penalty, out=low)
+        np.maximum(before, low, out=now)
+        np.add(now, gain, out=now)
+        before = now
+    best, changes = score.argmax(axis=2), score[:-1] < least[1:]
+    return np.stack([_traced(best[:, s], changes[:, s]) for s in range(starts)])
+
+
+def _traced(best: I64, changes: Mask) -> I64:
+    """Return (probe,) the candidates along the most likely sequence, from its end backwards.
+
+    best: (probe,) the candidate with the highest score there. changes: (probe less 1, candidate) whether the candidate
+    is reached at the next probe from that one.
+    """
+    course, end = np.empty(best.size, np.int64), best.size
+    while end > 0:
+        candidate = best[end - 1]
+        since = np.flatnonzero(changes[: end - 1, candidate])
+        start = int(since[-1]) + 1 if since.size else 0
+        course[start:end] = candidate
+        end = start
     return course

@@ -61,12 +61,14 @@ def _both_ways(scaled: F64, share: F64) -> F64:
     change = _CHANGES[:, None]
     stay, ways = 1.0 - change, np.stack([scaled, scaled[::-1]], axis=1)[:, :, None]
     passed = np.empty((n, 2, _CHANGES.size, k))
-    now = np.ones((2, _CHANGES.size, k))
-    for i in range(n):
-        passed[i] = now
-        now = now * ways[i]
-        now *= stay / (now @ share)[:, :, None]
-        now += change
+    now, scale = np.ones((2, _CHANGES.size, k)), np.empty((2, _CHANGES.size, 1))
+    for row, way in zip(passed, ways, strict=True):
+        row[...] = now
+        np.multiply(now, way, out=now)
+        np.matmul(now, share, out=scale[:, :, 0])
+        np.divide(stay, scale, out=scale)
+        np.multiply(now, scale, out=now)
+        np.add(now, change, out=now)
     return np.asarray(np.moveaxis(passed[:, 0] * passed[::-1, 1] * share, 0, 1))
 
 

@@ -292,14 +292,31 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     return found
 
 
-def everywhere(facts: Facts, reference: Reference, z: F64) -> F64:
-    """Return (probe, candidate, channel) the reference's values at each candidate shift."""
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """A reference's values at each candidate shift, with what every attack computes of them in every fold."""
+
+    values: F64
+    """(probe, candidate, channel); NaN where it has none."""
+    filled: F64
+    """The same, 0 where it has none."""
+    heard: NDArray[np.bool_]
+    """(probe, candidate) whether a value differs from 0."""
+
+    @classmethod
+    def of(cls, values: F64) -> Shifted:
+        filled = zero_filled(values)
+        return cls(values, filled, np.asarray(filled.any(axis=2)))
+
+
+def everywhere(facts: Facts, reference: Reference, z: F64) -> Shifted:
+    """Return the reference at each candidate shift; computed once for all folds unless hidden values are in it."""
     kept = facts.view if reference.own else facts.scratch
     key = ("everywhere", reference.name)
     if key not in kept:
         shifts = known_candidates(facts, reference, z).shifts
-        kept[key] = reference.beside(reference.axis(facts)[:, None], shifts[None, :])
-    found: F64 = kept[key]
+        kept[key] = Shifted.of(reference.beside(reference.axis(facts)[:, None], shifts[None, :]))
+    found: Shifted = kept[key]
     return found
 
 
@@ -308,9 +325,9 @@ def constant(facts: Facts, reference: Reference, z: F64, count: int = 1) -> list
     key = ("constant", reference.name)
     if key not in facts.view:
         series = everywhere(facts, reference, z)
-        agreement = agreements(z, series)
+        agreement = _agreements(zero_filled(z), series.filled, series.heard)
         best = np.argsort(-agreement, kind="stable").tolist()
-        facts.view[key] = [Match(series[:, i], float(agreement[i])) for i in best]
+        facts.view[key] = [Match(series.values[:, i], float(agreement[i])) for i in best]
     found: list[Match] = facts.view[key]
     return found[:count]
 
@@ -333,13 +350,15 @@ def combined(z: F64, inputs: list[F64]) -> F64:
 
 def agreement_of(z: F64, inputs: F64) -> float:
     """Return the sum of n·r² over all pairs of columns; chance gives about 1 for each pair."""
-    return float(agreements(z, inputs[:, None])[0])
+    filled = zero_filled(inputs)
+    return float(_agreements(zero_filled(z), filled[:, None], np.asarray(filled.any(axis=1))[:, None])[0])
 
 
-def agreements(z: F64, series: F64) -> F64:
-    """Return (candidate,) the result of `agreement_of` for each candidate of a series (probe, candidate, channel)."""
-    a, b = zero_filled(z), zero_filled(series)
-    both = np.count_nonzero(np.asarray(a.any(axis=1))[:, None] & b.any(axis=2), axis=0)
+def _agreements(a: F64, b: F64, heard: NDArray[np.bool_]) -> F64:
+    """Return (candidate,) the result of `agreement_of` for a (probe, column) and each candidate of b (probe, candidate,
+    channel), without NaN; heard (probe, candidate): whether any value of b differs from 0.
+    """
+    both = np.count_nonzero(np.asarray(a.any(axis=1))[:, None] & heard, axis=0)
     return np.asarray(squared_products(a, b) / np.maximum(both, 1))
 
 

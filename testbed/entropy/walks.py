@@ -54,32 +54,32 @@ def _viterbi(gain: F32) -> tuple[I64, float]:
 
     The score is the sum of the log-likelihoods, less a penalty for every step and every jump.
     """
-    n = gain.shape[0]
-    score = np.empty_like(gain)
-    score[0] = gain[0]
-    for i in range(1, n):
-        before = score[i - 1]
-        np.maximum(_highest_near(before) - _STEP_NATS, before.max() - _JUMP_NATS, out=score[i])
-        score[i] += gain[i]
+    n, size = gain.shape
+    margin = len(_STEPS) - 1
+    padded = np.full((n, margin + size), -np.inf, gain.dtype)  # no step leads from in front of the first place
+    score = padded[:, margin:]
+    score[:] = gain
+    two, four, near = (np.empty(margin + size - less, gain.dtype) for less in (1, 3, 6))
+    step, jump = gain.dtype.type(_STEP_NATS), gain.dtype.type(_JUMP_NATS)
+    # Three maxima of neighbours, of 2, 4 and then 7 steps, on buffers that are made once: the calls take the time.
+    for before, later, earlier, own, now in zip(
+        score, padded[:, 1:], padded[:, :-1], gain[1:], score[1:], strict=False
+    ):
+        np.maximum(later, earlier, out=two)
+        np.maximum(two[2:], two[:-2], out=four)
+        np.maximum(four[3:], four[:-3], out=near)
+        np.subtract(near, step, out=near)
+        np.maximum(near, np.maximum.reduce(before) - jump, out=now)
+        np.add(now, own, out=now)
     top = score.argmax(axis=1).tolist()
     course = np.empty(n, np.int64)
     course[-1] = place = top[-1]
     for i in range(n - 1, 0, -1):
         near = score[i - 1, max(0, place - _STEPS[-1]) : place + 1][::-1]
-        step, jump = int(near.argmax()), top[i - 1]
-        place = place - step if near[step] - _STEP_NATS > score[i - 1, jump] - _JUMP_NATS else jump
+        back, far = int(near.argmax()), top[i - 1]
+        place = place - back if near[back] - _STEP_NATS > score[i - 1, far] - _JUMP_NATS else far
         course[i - 1] = place
     return course, float(score[-1].max())
-
-
-def _highest_near(score: F32) -> F32:
-    """Return (place,) the highest score among the places from which one step leads to this place."""
-    out, width = score.copy(), 1
-    while width < len(_STEPS):
-        shift = min(width, len(_STEPS) - width)
-        out[shift:] = np.maximum(out[shift:], out[:-shift])
-        width += shift
-    return out
 
 
 def place_of(course: I64, known: Mask, window: tuple[int, int]) -> F64:

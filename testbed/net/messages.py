@@ -23,7 +23,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 7
+VERSION = 8
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
@@ -35,6 +35,8 @@ MAX_IDENTITY_BYTES = 1 << 14
 """Largest identity of a device in bytes; it is recorded whenever its node joins."""
 MAX_ELEMENTS = 1 << 20
 """Largest number of elements of a surface."""
+MAX_KEPT = 4096
+"""Largest number of blocks in one order to keep their keys."""
 
 Role = Annotated[str, Meta(pattern=r"^(alice|bob|eve|ris)$(?!\n)")]
 Transmitter = Annotated[str, Meta(pattern=r"^(alice|bob|eve)$(?!\n)")]
@@ -50,18 +52,18 @@ Rounds = Annotated[list[Number], Meta(max_length=1 << 20)]
 
 
 class Header(Struct, frozen=True):
-    msg_id: Annotated[int, Meta(ge=0)]
+    msg_id: Tally
     """Number of the message, from 0 up in each session of a sender (`net.session`); a repeated one is refused. In
     `Here` and in its answer: the number that the sender's next message will have."""
-    version: int
+    version: Number
     sender: Identifier
     incarnation: Identifier
     """A random word that each process draws at its start, so that a restarted node has a new one."""
     run: IdentifierOrNone = ""
     """The run to which this message belongs; empty before a node was welcomed."""
-    parent: Annotated[int, Meta(ge=0)] | None = None
+    parent: Tally | None = None
     """msg_id of the message that this one answers."""
-    seen: Annotated[int, Meta(ge=-1)] = -1
+    seen: Annotated[int, Meta(ge=-1, le=1 << 53)] = -1
     """Highest msg_id that the sender has received in order from its peer; −1: none yet."""
 
 
@@ -102,6 +104,8 @@ class Heartbeat(_Body, frozen=True):
     """A sign that the node is alive. A separate thread sends it, also while the main loop is busy."""
 
     state: Text
+    dropped: Tally = 0
+    """Number of messages that this process of the node has dropped because too many of them waited."""
 
 
 class Here(_Body, frozen=True):
@@ -460,11 +464,20 @@ class Abandon(_Body, frozen=True):
     reason: Text
 
 
+class KeepKeys(_Body, frozen=True):
+    """Both ends have reported a key of each of these blocks, and the record says so: the keys are final."""
+
+    blocks: Annotated[list[Number], Meta(min_length=1, max_length=MAX_KEPT)]
+
+
 class Finish(_Body, frozen=True):
     """End the run and exit. stop: the last train was finished; abort: it was dropped; halt: silence the transmitter at
     once."""
 
     kind: Literal["stop", "abort", "halt"]
+    recorded: bool = False
+    """Whether the record on the disk says that the run is over, so that no block can follow: what a node keeps for a
+    restart within the run may be deleted."""
 
 
 class Envelope(Struct, frozen=True):
@@ -475,7 +488,7 @@ class Envelope(Struct, frozen=True):
         | Probed | Failed | Stopped | Agreed | Trained | Attacked | Amplified | KeyGuessed
         # to nodes
         | Welcome | Refused | Pulse | Withdrawn | Configure | ReadClock | Apply | ApplyNext | Schedule | ReadSurface
-        | Probe | Step | Abandon | Finish
+        | Probe | Step | Abandon | KeepKeys | Finish
         | Distil | Attack | Amplify | GuessKey
     )  # fmt: skip
 
@@ -487,7 +500,7 @@ FROM_NODES = (
 """The messages that the coordinator accepts; an order that comes from a node is refused."""
 TO_NODES = (
     Welcome, Refused, Pulse, Withdrawn, Configure, ReadClock, Apply, ApplyNext, Schedule, ReadSurface, Probe, Step,
-    Abandon, Finish, Distil, Attack, Amplify, GuessKey,
+    Abandon, KeepKeys, Finish, Distil, Attack, Amplify, GuessKey,
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 MAX_OWED = 1000
-"""Largest number of messages that wait to be acknowledged; further ones are not accepted."""
+"""Largest number of messages that wait to be acknowledged; further ones are not accepted, and counted."""
 
 
 class Session:
@@ -31,14 +31,18 @@ class Session:
         """Number of the next message that this end sends."""
         self.seen = first - 1
         """Highest number that was received in order."""
+        self.dropped = 0
+        """Number of messages that were not accepted because too many waited."""
         self.repeated_s = -math.inf
         """When all that is owed was last sent again, on a clock of whoever sends it."""
         self.owed: deque[tuple[int, Any, int | None]] = deque()
         """(number, body, number of the message that it answers) of every unacknowledged message, oldest first."""
 
     def say(self, body: Any, parent: int | None = None) -> int | None:
-        """Number a message and keep it. Returns its number, or None, keeping nothing, where too many messages wait."""
+        """Number a message and keep it. Returns its number, or None where too many messages wait: it is then dropped
+        and counted."""
         if len(self.owed) >= self._most:
+            self.dropped += 1
             return None
         number, self.next_id = self.next_id, self.next_id + 1
         self.owed.append((number, body, parent))

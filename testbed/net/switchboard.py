@@ -151,6 +151,9 @@ class Hub:
     def link_changes(self) -> list[tuple[str, bool]]:
         return []
 
+    def drops(self) -> list[tuple[str, int]]:
+        return []
+
     def strike(self, name: str, reason: str) -> None:
         self.refused[reason] += 1
 
@@ -163,6 +166,7 @@ class Link:
     """A node's end."""
 
     handshakes = None
+    dropped = 0
 
     def __init__(self, hub: Hub, name: str, incarnation: str) -> None:
         self._hub, self.name, self._incarnation = hub, name, incarnation
@@ -191,6 +195,7 @@ class Discussion:
     """One end of the public discussion: receives `peer`'s messages from `inbox`, sends to `to`, publishes to `ears`."""
 
     port, transcript_port = _PORTS
+    dropped = 0
 
     def __init__(self, inbox: Inbox, to: Inbox, peer: str, ears: list[Inbox] | None = None) -> None:
         self.socket, self._to, self._peer, self._ears = inbox, to, peer, ears

@@ -37,9 +37,11 @@ _ZMTP_TIMEOUT_MS = 5000
 _HANDSHAKE_MS = 5000
 """Time after which a peer that has not authenticated itself is disconnected."""
 _QUEUED = 1000
-"""Largest number of messages that wait on a connection, in each direction; TCP slows down a peer that sends faster."""
+"""Largest number of messages that wait to be sent on a connection; TCP slows down a peer that sends faster."""
+_RECEIVED = 64
+"""The same for what was received and not read yet: 1 GiB of the longest messages. What is more waits at its sender."""
 _QUEUED_PUBLIC = 1 << 16
-"""The same for a discussion; a listener that does not read during a whole block still loses no message."""
+"""Both for a discussion; a listener that does not read during a whole block still loses no message."""
 HERE = struct.Struct(">8sqqqq")
 """What an end of a discussion sends of itself: incarnation, the number of the oldest message that may not have arrived
 and of its next one, the highest it has received in order, and the number of the other's next one that it was told."""
@@ -53,7 +55,7 @@ MAX_EARLY = 64
 """Largest number of messages for Bob that wait until he is connected: the first messages of one or two blocks."""
 _AGAIN_S = 0.1
 """Least time between two repetitions of all unacknowledged messages, whatever the other end says that it lacks."""
-_MOST_NUMBER = 1 << 48
+_MOST_NUMBER = 1 << 31
 """Numbers of messages are smaller: a run sends some thousands a second at most."""
 _ROUTES_A_NAME = 4
 _NAMES = 64
@@ -63,7 +65,7 @@ _NAMES = 64
 def _tune(socket: Any, most_bytes: int, queued: int) -> None:
     socket.linger = 200  # ms for a last message; a dead peer cannot delay the exit any longer
     socket.sndhwm = queued
-    socket.rcvhwm = queued
+    socket.rcvhwm = queued if queued == _QUEUED_PUBLIC else _RECEIVED
     # libzmq compares it with the length that a frame's header states, also in the handshake.
     socket.maxmsgsize = most_bytes
     socket.handshake_ivl = _HANDSHAKE_MS
@@ -90,6 +92,15 @@ def _bind(socket: Any, host: str, port: int) -> int:
         raise InputError(
             f"cannot listen on {host}:{port}: {exc}; choose a free port or another host in the lab file"
         ) from exc
+
+
+def _connect(socket: Any, endpoint: str) -> None:
+    """Connect a socket; raises InputError naming the address, and closes the socket, where it is none."""
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as exc:
+        socket.close(0)
+        raise InputError(f"cannot connect to {endpoint}: {exc}; accepted: tcp://HOST:PORT") from exc
 
 
 class Wire:
@@ -213,6 +224,8 @@ class Hub:
         self._unreachable: set[str] = set()
         """Nodes that have no connection at present."""
         self._changes: list[tuple[str, bool]] = []
+        self._dropped: dict[str, int] = {}
+        """Node → number of orders for its present process that were dropped, where that has changed."""
 
     def receive(self) -> tuple[str, m.Header, Any] | None:
         """Return (authenticated node, header, body) or None where the message was refused (counted by reason).
@@ -322,8 +335,15 @@ class Hub:
         number = session.say(body)
         if number is None:
             self.refused["queue_full"] += 1
+            self._dropped[name] = session.dropped
             return
         self._transmit(name, session, number, body, None)
+
+    def drops(self) -> list[tuple[str, int]]:
+        """Return (node, number of orders for it that were dropped because too many waited) for every change since the
+        last call."""
+        dropped, self._dropped = self._dropped, {}
+        return list(dropped.items())
 
     def link_changes(self) -> list[tuple[str, bool]]:
         """Return (node, is it connected now) for every change since the last call."""
@@ -388,6 +408,11 @@ class Link:
     def met(self) -> str:
         """Incarnation of the coordinator from which the last message came; '' before the first one."""
         return self._session.incarnation
+
+    @property
+    def dropped(self) -> int:
+        """Number of messages that were dropped because too many waited to be acknowledged."""
+        return self._session.dropped
 
     def waiting(self) -> bool:
         """Return whether a message can be received without waiting; costs a third of a poll."""
@@ -499,6 +524,11 @@ class _Discusser:
         self._session = Session("", most=_QUEUED_PUBLIC)
         self._answered = -1
         """The number of the other end's next message, by the latest that it sent of itself."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of messages that were dropped because too many waited to be acknowledged."""
+        return self._session.dropped
 
     def _here(self, parent: int) -> bytes:
         session = self._session
@@ -612,6 +642,7 @@ class DiscussionHost(_Discusser):
     def send(self, envelope: m.PublicEnvelope) -> None:
         if self._route is None and len(self._session.owed) >= MAX_EARLY:
             self.refused["queue_full"] += 1
+            self._session.dropped += 1
             return
         super().send(envelope)
 
@@ -630,7 +661,7 @@ class DiscussionGuest(_Discusser):
         super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self._endpoint = endpoint
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
         self._heard_s = time.monotonic()
         self.say_here()  # gives Alice's socket the route to this one
 
@@ -671,7 +702,7 @@ class Eavesdropper:
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
         self.socket.subscribe(b"")
-        self.socket.connect(endpoint)
+        _connect(self.socket, endpoint)
 
     def receive(self) -> m.PublicEnvelope | None:
         try:

@@ -21,7 +21,7 @@ import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import key_file, logs, seeds
+from testbed.core import key_file, logs, memory, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -50,14 +50,16 @@ _A_TURN = 1000
 _LOCK_S = 0.05
 """How long a halt waits for the device to finish its present operation; after that, the transmitter is silenced from
 another thread."""
+_LAST_ORDERS_S = 1.0
+"""How long a node whose coordinator halts it waits, silenced, for the end of the run on the other connection."""
 MANY_HANDSHAKES = 5
 """Number of failed handshakes in a row after which a wrong key is suspected."""
 _SAID_AFTER_S = 2.0
 """Seconds after which a node that no coordinator has welcomed prints what it waits for."""
 COORDINATOR_SILENT = 3
 """Exit status of a node whose coordinator was silent for too long."""
-SEAL = "ended"
-"""File in a run's folder of keys that says that the run has ended well."""
+_BLOCK_REPORTS = (m.Agreed, m.Trained, m.Attacked, m.Amplified, m.KeyGuessed)
+"""Reports on a stage of a block, which may have needed hundreds of megabytes."""
 MAX_TROUBLE = 20
 """Number of messages that could not be handled after which the node ends, because the cause seems to be lasting."""
 
@@ -77,7 +79,7 @@ class _Pulse(threading.Thread):
             while not self._over.is_set():
                 if self._node.welcomed:
                     link.renew_if_silent()
-                    link.send(m.Heartbeat(state=self._node.state.name))
+                    link.send(m.Heartbeat(state=self._node.state.name, dropped=self._node.dropped))
                 deadline = time.monotonic() + self._period_s
                 while not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
                     if link.socket.poll(int(min(left, 0.1) * 1000) + 1):
@@ -86,7 +88,7 @@ class _Pulse(threading.Thread):
                             continue
                         self.last_answer_s = time.monotonic()
                         if isinstance(received[1], m.Finish) and received[1].kind == "halt":
-                            self._node.halt()
+                            self._node.halt(leave_within_s=_LAST_ORDERS_S)
         finally:
             link.socket.close()
 
@@ -114,7 +116,7 @@ class NodeDaemon:
             self.role, secrets.randbits(256), self.place.floors,
             identity is not None if shared is None else lab.curve,  # nobody can come between those of one process
             lab.wegman_carter,
-            self._pool_file.read() if self._pool_file is not None else None,
+            self._pool_file.read() if self._pool_file is not None else None, self.place.private,
         )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
@@ -138,6 +140,8 @@ class NodeDaemon:
         """The run for which this process of Alice's node has already read its files of earlier blocks."""
         self._device_lock = threading.Lock()
         self._halted = threading.Event()
+        self._leave_s = 0.0
+        """When a node that was halted ends."""
         self._exit: e.Exit | None = None
         context = DriverContext(
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
@@ -157,6 +161,8 @@ class NodeDaemon:
         )
         self._host: transport.DiscussionHost | Discussion | None = None
         self._guest: transport.DiscussionGuest | Discussion | None = None
+        self._dropped_before = 0
+        """Number of messages that earlier links to Alice have dropped."""
         self._discussion = ""
         """Endpoint of Bob's link to Alice."""
         self._poller: Any = self._wire.poller()
@@ -171,6 +177,12 @@ class NodeDaemon:
             assert bob is not None
             self._host = self._wire.discussion_host(self.place.host, self.place.port, bob)
             self._listen(self._host)
+
+    @property
+    def dropped(self) -> int:
+        """Number of messages that were dropped because too many waited, to be reported with the heartbeats."""
+        ends = (self._link, self._host, self._guest, self.state.key_maker)
+        return self._dropped_before + sum(end.dropped for end in ends if end is not None)
 
     def _device_thread(self) -> DeviceThread | DeviceTurns:
         thread = DeviceThread()
@@ -225,7 +237,7 @@ class NodeDaemon:
         for socket, public in list(self._public.items()):
             if socket in ready:
                 self._from_discussion(public)
-        if self._halted.is_set() and self._exit is None:
+        if self._halted.is_set() and self._exit is None and now_s >= self._leave_s:
             self._exit = e.Exit(0, "halt")
         if now_s > self._next_word_s:
             if self.welcomed:
@@ -270,7 +282,7 @@ class NodeDaemon:
 
     def interrupt(self) -> None:
         """Leave the main loop after its present iteration, which silences the transmitter. For signal handlers."""
-        self.interrupted = True
+        self.interrupted, self._leave_s = True, 0.0
         self._halted.set()
 
     @property
@@ -278,8 +290,11 @@ class NodeDaemon:
         """Why the coordinator refused this node; '' where it did not."""
         return self.state.refused
 
-    def halt(self) -> None:
-        """Silence the transmitter now, from any thread, then leave the main loop."""
+    def halt(self, leave_within_s: float = 0.0) -> None:
+        """Silence the transmitter now, from any thread, then leave the main loop: at once, or where the end of the run
+        is still to be heard, within this time."""
+        if not self._halted.is_set():
+            self._leave_s = self._now_s() + leave_within_s
         self._halted.set()
         if isinstance(self._device, Radio):
             self._device.interrupt()
@@ -365,7 +380,7 @@ class NodeDaemon:
             self.state.orders.blocks.known(body.run, self._kept_blocks())
             if (kept := self._model_path()).is_file():
                 self._take(e.ModelFound(kept.read_bytes()))
-            if self.role == "alice":
+            if self.role in ("alice", "bob"):
                 self._recall()
 
     def _from_discussion(self, public: Any) -> None:
@@ -414,6 +429,8 @@ class NodeDaemon:
 
     def _report(self, x: e.Report) -> None:
         self._link.send(x.body)
+        if isinstance(x.body, _BLOCK_REPORTS):
+            memory.give_back()
 
     def _publish(self, x: e.Publish) -> None:
         if self._host is not None:
@@ -442,8 +459,8 @@ class NodeDaemon:
         for kind in ("keys", "rehearsals"):
             folder = self._key_folder(kind)
             path = folder / f"block-{x.block:04d}.key"
-            if (folder / SEAL).exists():
-                log.error("%s: %s stays: its run has ended, and what was delivered is in use", self.name, path)
+            if key_file.mark_of(path).exists():
+                log.error("%s: %s stays: both ends have reported it, and it may be in use", self.name, path)
                 continue
             try:
                 path.unlink()
@@ -453,20 +470,23 @@ class NodeDaemon:
             except OSError as exc:
                 log.error("%s: %s: cannot be deleted: %s", self.name, path, exc.strerror)
 
-    def _seal_keys(self, x: e.SealKeys) -> None:
-        """Mark the run's keys as final: a later order, of whatever run of this name, deletes none of them."""
-        for kind in ("keys", "rehearsals"):
-            if (folder := self._key_folder(kind)).is_dir():
-                try:
-                    write_whole(folder / SEAL, b"")
-                except OSError as exc:
-                    log.error("%s: %s: cannot be written: %s", self.name, folder / SEAL, exc.strerror)
+    def _keep_keys(self, x: e.KeepKeys) -> None:
+        """Mark keys as final; the order is repeated if this node comes back, and at the end of the run."""
+        paths = [self._key_folder(kind) / f"block-{n:04d}.key" for n in x.blocks for kind in ("keys", "rehearsals")]
+        for path in paths:
+            mark = key_file.mark_of(path)
+            try:
+                if path.exists() and not mark.exists():
+                    write_whole(mark, b"")
+            except OSError as exc:
+                log.error("%s: %s: cannot be written: %s", self.name, mark, exc.strerror)
 
-    def _store_known(self, part: known.Begun | known.Decided) -> str | None:
-        """Write what others may know of a block to the disk. Returns why that failed, in which case the block must not
-        be discussed."""
-        kind = "begun" if isinstance(part, known.Begun) else "decided"
-        path = self._known_folder() / f"block-{part.block:04d}.{kind}"
+    def _store_known(self, part: known.Stored) -> str | None:
+        """Write what others may know of a block, or its number, to the disk. Returns why that failed, in which case the
+        block must not be discussed."""
+        kind = type(part).__name__.lower()
+        name = "latest" if isinstance(part, known.Numbered) else f"block-{part.block:04d}"
+        path = self._known_folder() / f"{name}.{kind}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(path, known.encode(part))
@@ -481,10 +501,9 @@ class NodeDaemon:
         first_welcome, self._recalled = folder.name != self._recalled, folder.name
         try:
             if folder.is_dir() and first_welcome:
-                paths = [p for p in sorted(folder.iterdir()) if p.suffix in (".begun", ".decided")]
+                paths = [p for p in sorted(folder.iterdir()) if p.suffix in (".begun", ".decided", ".numbered")]
                 past = known.Past.of(known.decode(p.read_bytes()) for p in paths)
-                highest = max((part.block for part in past.begun), default=-1)
-                self.state.orders.blocks.known(self.state.run, max(highest, self._kept_blocks()))
+                self.state.orders.blocks.known(self.state.run, past.latest)
                 self._take(e.PastFound(past))
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except (OSError, ValueError) as exc:  # the node then counts as not knowing earlier blocks
@@ -510,7 +529,7 @@ class NodeDaemon:
 
     def _kept_blocks(self) -> int:
         """Return the highest block of this run of which an earlier process of this node kept a key, −1 for none."""
-        kept = (p for kind in ("keys", "rehearsals") for p in self._key_folder(kind).glob("block-*.key"))
+        kept = (p for kind in ("keys", "rehearsals") for p in self._key_folder(kind).glob("block-*"))
         numbers = (p.stem.removeprefix("block-") for p in kept)
         return max((int(n) for n in numbers if n.isdecimal()), default=-1)
 
@@ -588,11 +607,10 @@ class NodeDaemon:
             return e.DeviceFault("probe", f"{type(exc).__name__}: {printable(str(exc))}")
 
     def _configure(self, body: m.Configure) -> e.Event:
-        if body.experiment_mode and self.place.private:
-            raise InputError("this node is private by its lab file: it takes part in private mode only")
         if self.role == "bob" and not (self.state.is_discussing and self._discussion == body.discussion):
-            self._discussion = body.discussion
+            self._dropped_before += self._guest.dropped if self._guest is not None else 0
             self._guest = self._wire.discussion_guest(body.discussion, str(self.lab.by_role("alice")))
+            self._discussion = body.discussion
             self._listen(self._guest)
         if self.role == "eve":
             self._listen(self._wire.eavesdropper(body.transcript, str(self.lab.by_role("alice"))))
@@ -650,7 +668,7 @@ _DO: Mapping[type, Callable[[NodeDaemon, Any], None]] = {
     e.Publish: NodeDaemon._publish,
     e.DropKey: NodeDaemon._drop_key,
     e.ForgetKnown: NodeDaemon._forget_known,
-    e.SealKeys: NodeDaemon._seal_keys,
+    e.KeepKeys: NodeDaemon._keep_keys,
     e.StorePool: NodeDaemon._store_pool,
     e.StoreModel: NodeDaemon._store_model,
     e.Silence: NodeDaemon._silence,

@@ -7,7 +7,7 @@ from typing import Any
 
 from testbed.core.types import CsiFrame, Key
 from testbed.net import messages as m
-from testbed.nodes.known import Begun, Decided, Past
+from testbed.nodes.known import Past, Stored
 
 # ---------------------------------------------------------------- events
 
@@ -35,7 +35,8 @@ class ModelFound:
 
 @dataclass(frozen=True, slots=True)
 class PastFound:
-    """Alice's folder holds data that an earlier process of her node stored of the run to which it was just welcomed."""
+    """The folder of Alice or Bob holds data that an earlier process of the node stored of the run to which it was just
+    welcomed."""
 
     past: Past
 
@@ -116,7 +117,7 @@ class DropKey:
 class StoreKnown:
     """Store this for a restart within the run, before any later instruction of the list is carried out."""
 
-    part: Begun | Decided
+    part: Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,10 @@ class ForgetKnown:
 
 
 @dataclass(frozen=True, slots=True)
-class SealKeys:
-    """Delete no key of this run any more, whoever orders it: the run has ended well."""
+class KeepKeys:
+    """Mark the keys of these blocks as those that both ends have; whoever orders it later, they are not deleted."""
+
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class Exit:
 
 Event = Received | Discussed | ModelFound | PastFound | ProbeDone | DeviceDone | DeviceFault | Tick
 Instruction = (
-    Report | Publish | Operate | StoreKey | DropKey | SealKeys | StoreKnown | ForgetKnown | StorePool | StoreModel
+    Report | Publish | Operate | StoreKey | DropKey | KeepKeys | StoreKnown | ForgetKnown | StorePool | StoreModel
     | Silence | Exit
 )  # fmt: skip
 

@@ -47,6 +47,8 @@ from testbed.nodes.setup import NO_POOL, Setup
 Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
+MOST_SERIES = 16
+"""Number of Eve's antennas and links whose measurements Alice judges. Sixteen take some seconds, 64 take minutes."""
 MAX_EARLY = 64
 """Largest number of messages that wait for the order to begin their discussion …"""
 MAX_EARLY_BYTES = m.MAX_PUBLIC_BYTES
@@ -70,6 +72,8 @@ class KeyMaker(Deadlines):
         """The block on whose string the ends agreed, and which waits to be amplified."""
         self._early: deque[m.PublicEnvelope] = deque()
         """Messages that the peer sent before this node was ordered to begin the block."""
+        self.dropped = 0
+        """Number of such messages that were dropped because there were too many."""
         self._on_record = 0
         """Alice: number of messages of the present block that were published."""
         self._discussed: CsiSeries | None = None
@@ -77,7 +81,7 @@ class KeyMaker(Deadlines):
         self._told: list[tuple[str, CsiSeries]] = []
         """Alice: CSI of trainings and of interrupted discussions, which counts as public; not yet turned into
         features."""
-        self._knowledge = Knowledge()
+        self._knowledge = Knowledge(MOST_SERIES)
         """Alice: what others may know of this run's strings."""
         self._first: int | None = None
         """The first block of this run that this node knows; an earlier process of it stored nothing of those before."""
@@ -97,7 +101,7 @@ class KeyMaker(Deadlines):
         self._agreed.clear()
         self._early.clear()
         if not same_run:
-            self._told, self._knowledge, self._first = [], Knowledge(), None
+            self._told, self._knowledge, self._first = [], Knowledge(MOST_SERIES), None
         self.block = -1
 
     def recall(self, past: known.Past) -> None:
@@ -109,8 +113,9 @@ class KeyMaker(Deadlines):
             return
         self._first = past.first
         self._told = [(f"block {part.block}", part.series) for part in past.begun]
+        last_rounds = {block.block: int(block.series.rounds[-1]) for block in past.begun}
         for part in past.decided:
-            self._knowledge.add_heard(part.heard)
+            self._knowledge.add_heard(part.heard, last_rounds.get(part.block))
         self._setup.has_spent(part.block for part in past.decided)
 
     # -- orders
@@ -135,8 +140,9 @@ class KeyMaker(Deadlines):
         self._story.add("block begun", rounds=body.rounds, block=body.block, purpose=body.purpose)
         start = chain.train if self._is_training else chain.agree
         dialogue = start(self._side, series, body.block, self._setup.seed)
-        keep = [StoreKnown(known.begun(body.block, self._first, series))] if self._side == "alice" else []
-        return [*keep, *self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)]
+        alice = self._side == "alice"
+        keep = StoreKnown(known.begun(body.block, self._first, series) if alice else known.Numbered(body.block))
+        return [keep, *self._begin(body.block, "agree", Conversation(dialogue), body.timeout_s)]
 
     def start_amplification(self, body: m.Amplify) -> list[Instruction]:
         """Hash the agreed bits to a key; raises OrderRefused."""
@@ -162,7 +168,7 @@ class KeyMaker(Deadlines):
         assert plan is not None
         # Eve's measurements count even if public messages did not reach her.
         if eve is not None and eve.block == block:
-            self._knowledge.add_heard(eve.heard)
+            self._knowledge.add_heard(eve.heard, int(agreed.csi.rounds[-1]))
         self._learn_what_was_told(chain)
         try:
             if self._first:
@@ -172,7 +178,9 @@ class KeyMaker(Deadlines):
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
-            return chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+            report = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+            is_whole = not self._knowledge.refused_series  # what is left out of her report does not count as measured
+            return report if is_whole else msgspec.structs.replace(report, eve_measured=False)
         except InputError as exc:
             raise OrderRefused(f"block {agreed.report.block}: {exc}") from exc
         finally:
@@ -222,10 +230,12 @@ class KeyMaker(Deadlines):
         """Handle a message of the peer, now or once its block is begun."""
         of, present = (envelope.block, envelope.phase), (self.block, self.phase)
         if self._conversation is None or of != present:
-            if of > present and len(self._early) < MAX_EARLY:
+            if of > present:
                 self._early.append(envelope)
-                if sum(size_of(early.message) for early in self._early) > MAX_EARLY_BYTES:
+                n_bytes = sum(size_of(early.message) for early in self._early)
+                if len(self._early) > MAX_EARLY or n_bytes > MAX_EARLY_BYTES:
                     self._early.pop()
+                    self.dropped += 1
             return []
         return self._advance(self._conversation, envelope) + self._take_early_and_conclude(self._conversation)
 

@@ -1,9 +1,9 @@
-"""What Alice's node stores of every block of a run on its own disk, so that the node still knows after a restart what
-others may know of earlier strings. Pure.
+"""What the nodes of Alice and Bob store of every block of a run on their own disks, for a restart within the run. Pure.
 
-The CSI of a block is stored before anything of the block is published (`Begun`), and Eve's reports when the key's
-length is decided (`Decided`). The files are as secret as keys are: a key follows from them and the public discussion.
-They are deleted when the run ends.
+Alice's node still knows after a restart what others may know of earlier strings: the CSI of a block is stored before
+anything of the block is published (`Begun`), and Eve's reports when the key's length is decided (`Decided`). These
+files are as secret as keys are: a key follows from them and the public discussion. Bob's node stores only the number of
+its latest block (`Numbered`). All of it is deleted when the record says that the run is over.
 """
 
 from __future__ import annotations
@@ -50,6 +50,15 @@ class Decided(msgspec.Struct, frozen=True, tag=True):
     """What Eve's node has reported so far."""
 
 
+class Numbered(msgspec.Struct, frozen=True, tag=True):
+    """Bob: the latest block that was begun; no other block may have its number."""
+
+    block: int
+
+
+Stored = Begun | Decided | Numbered
+
+
 def begun(block: int, first: int, series: CsiSeries) -> Begun:
     """Return what is stored of a block before it is discussed."""
     return Begun(
@@ -59,13 +68,13 @@ def begun(block: int, first: int, series: CsiSeries) -> Begun:
     )  # fmt: skip
 
 
-def encode(part: Begun | Decided) -> bytes:
+def encode(part: Stored) -> bytes:
     return msgspec.msgpack.encode(part)
 
 
-def decode(data: bytes) -> Begun | Decided:
+def decode(data: bytes) -> Stored:
     """Return the stored part; raises ValueError where the data are not one, or its sizes contradict one another."""
-    part = msgspec.msgpack.decode(data, type=Begun | Decided)
+    part = msgspec.msgpack.decode(data, type=Stored)
     if isinstance(part, Begun):
         _ = part.series
     return part
@@ -77,11 +86,17 @@ class Past:
 
     begun: tuple[Begun, ...]
     decided: tuple[Decided, ...]
+    latest: int = -1
+    """The highest number of a block that was begun; −1 where there was none."""
 
     @classmethod
-    def of(cls, parts: Iterable[Begun | Decided]) -> Past:
+    def of(cls, parts: Iterable[Stored]) -> Past:
         parts = sorted(parts, key=lambda part: part.block)
-        return cls(tuple(p for p in parts if isinstance(p, Begun)), tuple(p for p in parts if isinstance(p, Decided)))
+        return cls(
+            tuple(p for p in parts if isinstance(p, Begun)),
+            tuple(p for p in parts if isinstance(p, Decided)),
+            max((p.block for p in parts), default=-1),
+        )
 
     @property
     def first(self) -> int:

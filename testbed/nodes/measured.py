@@ -14,6 +14,10 @@ from testbed.nodes.events import OrderRefused
 class MeasuredCsi:
     """The CSI of this node's rounds, by round and role of the transmitter. No round is used in two blocks."""
 
+    MOST = 1 << 17
+    """Largest number of rounds that are kept, as the coordinator decides when a block uses them; then the oldest are
+    dropped."""
+
     def __init__(self) -> None:
         self._frames: dict[int, dict[str, CsiFrame]] = {}
         self._used = -1
@@ -27,6 +31,8 @@ class MeasuredCsi:
         """Keep a round's CSI, unless a block has used this round or a later one already."""
         if frames and round > self._used:
             self._frames[round] = frames
+            while len(self._frames) > self.MOST:
+                del self._frames[next(iter(self._frames))]
 
     def series(self, rounds: list[int], tx: str) -> CsiSeries | None:
         """Return the CSI of transmitter `tx` in these rounds, NaN where it is missing; None if all of it is missing."""

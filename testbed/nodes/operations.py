@@ -5,6 +5,7 @@ An order that a device or its settings refuse raises DeviceError or InputError; 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +27,17 @@ from testbed.nodes import chains
 from testbed.nodes import events as e
 from testbed.nodes.antennas import Antennas
 from testbed.nodes.carrier import CarrierTracker
-from testbed.nodes.secret_surface import SecretSurface
+from testbed.nodes.secret_surface import UNKNOWN, SecretSurface
 
 _COARSE_S = 0.5e-6
 """Resolution of the arrival times that a node in private mode reports: fine enough to track clocks, and too coarse to
 reveal delays of the channel."""
 MAX_TRAIN_SAMPLES = 1 << 26
 """Largest number of samples in all windows of a train, over all antennas."""
+MOST_AHEAD_S = 86_400.0 + 3600.0
+"""Longest time from now to the end of a train: the longest interval of rounds, and the longest turn-around."""
+MOST_CAPTURES = 64
+"""Largest number of receptions of a round that is ordered step by step; as many as a round has slots at most."""
 _REPORT_BYTES = 1 << 22
 """Largest number of bytes of CSI in one message; larger reports are divided."""
 _SLICE_S = 0.03
@@ -106,10 +111,13 @@ class RadioWork:
         """Number of trains expected so far."""
         self._retune: float | None = None
         """The next correction in ppm by which the radio follows Alice's carrier."""
+        self._read_s = -math.inf
+        """The device's time when it was read last; it is read where an order may be too far ahead of it."""
         self._hears_from = 0
         """Number of the train from which it holds; offsets that are measured in earlier trains are not used again."""
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
+        self._tuned = None  # what one run may report must not be reported of another that the radio refuses
         if self._place.role != "eve" and not self._radio.capabilities.can_transmit:
             raise InputError(f"{self._radio.name}'s radio can only receive: accepted for role = 'eve' only")
         settings = RadioSettings(
@@ -195,6 +203,7 @@ class RadioWork:
         tuned, rounds = self._ready(), found.order.rounds
         try:
             self._check_size(tuned, found.order)
+            self._check_time(found.order)
             if found.correction_ppm is not None:
                 self._radio.correction_ppm = found.correction_ppm
                 self._radio.configure(tuned.settings)
@@ -204,6 +213,7 @@ class RadioWork:
                 self._promise(part, found)  # tells the air until when this node transmits nothing more
                 self._receive(tuned, part, found)
                 found.received += len(part)
+                self._hear_of_failures()
         finally:
             self._coming.remove(found)
         if self._radio.is_interrupted:  # transmissions may have been queued while another thread silenced it
@@ -246,6 +256,15 @@ class RadioWork:
                 f"a train of {len(body.rounds)} rounds with {n} samples, accepted up to {MAX_TRAIN_SAMPLES}"
             )
 
+    def _check_time(self, body: m.Probe) -> None:
+        """Raise InputError for a train that is over later than `MOST_AHEAD_S` from now: until then the device would do
+        nothing else, and end neither by an order nor because the coordinator is silent."""
+        over_s = max(max((x.end_s, *(slot.start_s for slot in x.slots))) for x in body.rounds)
+        if over_s > self._read_s + MOST_AHEAD_S:
+            self._read_s = self._radio.now_s()
+        if over_s > self._read_s + MOST_AHEAD_S:
+            raise InputError(f"a train that is over in {over_s - self._read_s:g} s, accepted up to {MOST_AHEAD_S:g} s")
+
     @staticmethod
     def _n_samples(tuned: _Tuned, plan: m.RoundPlan, slot: m.SlotPlan, sounding: bool) -> int:
         """Return the length of a slot's window."""
@@ -273,6 +292,14 @@ class RadioWork:
         for number, failure in zip(rounds, failures, strict=True):
             if failure is not None:
                 found.fail(number, failure)
+
+    def _hear_of_failures(self) -> None:
+        """Reject the rounds whose transmissions the device could not send, as it reported after they were queued."""
+        for at_s, exc in self._radio.failed_transmissions():
+            for found in self._coming:
+                for plan in found.order.rounds:
+                    if any(s.tx == self._place.role and s.start_s + plan.margin_s == at_s for s in plan.slots):
+                        found.fail(plan.round, exc)
 
     def _promise(self, part: Sequence[m.RoundPlan], found: Capture) -> None:
         try:
@@ -380,6 +407,8 @@ class RadioWork:
                 samples = tuned.antennas.outgoing(body.round, sounding=False)
                 self._radio.transmit(IqBlock(samples, tuned.frame.sample_rate_hz, 0.0))
             case "receive":
+                if len(part.captured) >= MOST_CAPTURES:
+                    raise InputError(f"round {body.round}: {MOST_CAPTURES} receptions were ordered already")
                 part.captured.append((body.tx, self._radio.receive(PERIODS * tuned.frame.samples.size)))
             case "silence":
                 self._radio.silence()
@@ -496,11 +525,17 @@ class BoardWork:
         self._secret: SecretSurface | None = None
         self._secret_run = ""
         """The run to which the secret patterns belong."""
+        self._run = ""
+        self._ordered: deque[set[str]] = deque(maxlen=2)
+        """Digests of the public patterns of the latest two orders in this run."""
         self._is_experiment = False
 
     def configure(self, body: m.Configure, run: str, seed: int) -> m.Configured:
         """Prepare to draw secret patterns; a second order to configure in the same run draws no new ones."""
         self._is_experiment = body.experiment_mode
+        if run != self._run:
+            self._run = run
+            self._ordered.clear()
         plan = body.surface
         if plan.is_secret and run != self._secret_run:
             shape, bits = self._board.shape, self._board.phase_bits
@@ -527,6 +562,7 @@ class BoardWork:
         patterns = [self._pattern(body, plan) for plan in body.patterns]
         applied = self._board.schedule(patterns, [plan.at_s for plan in body.patterns])
         secret, told = self._secret, self._secret is not None and self._is_experiment
+        self._ordered.append({x.digest for x in applied if secret is None})
         found = [
             m.PatternSet(
                 round=plan.round, digest=x.digest if secret is None else secret.name_of(x.digest),
@@ -557,8 +593,15 @@ class BoardWork:
         if levels.size != body.shape[0] * body.shape[1]:
             raise InputError(f"{levels.size} levels for a surface of shape {body.shape}")
         applied = self._board.apply(SurfacePattern(levels.reshape(body.shape), body.phase_bits))
+        self._ordered.append({applied.digest})
         return m.Applied(round=body.round, digest=applied.digest, device_time_s=applied.time_s)
 
     def read_surface(self, body: m.ReadSurface) -> m.SurfaceHeld:
+        """Report the pattern that the board holds. Of one that nobody ordered, the digest is not reported: it may be a
+        secret pattern of an earlier run, and those of a small surface can be tried one by one."""
         digest = self._board.readback().digest
-        return m.SurfaceHeld(round=body.round, digest=digest if self._secret is None else self._secret.name_of(digest))
+        if self._secret is not None:
+            name = self._secret.name_of(digest)
+        else:
+            name = digest if any(digest in ordered for ordered in self._ordered) else UNKNOWN
+        return m.SurfaceHeld(round=body.round, digest=name)

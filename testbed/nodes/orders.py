@@ -18,12 +18,18 @@ from testbed.nodes.events import OrderRefused
 
 _ANYBODY = (m.Welcome, m.Refused, m.Pulse, m.Configure, m.ReadClock, m.Finish)
 _RADIO = (m.Probe, m.Step, m.Abandon)
-_END = (*_RADIO, m.Distil, m.Amplify)
+_END = (*_RADIO, m.Distil, m.Amplify, m.KeepKeys)
 _BY_ROLE: dict[str, tuple[type, ...]] = {
     "alice": _END, "bob": _END, "eve": (*_RADIO, m.Attack, m.GuessKey),
     "ris": (m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface, m.Abandon),
 }  # fmt: skip
 _NEED_A_PLAN = (m.Distil, m.Amplify, m.Attack, m.GuessKey)
+_NEED_THE_DEVICE = (m.Probe, m.Step, m.Apply, m.ApplyNext, m.Schedule, m.ReadSurface)
+"""Orders to a device. One that is still set up as for an earlier run would report as that run's mode allows."""
+
+
+MOST_TRAINS = 64
+"""Largest number of trains that were ordered and are not reported yet; a coordinator orders two or three ahead."""
 
 
 class BlockNumbers:
@@ -54,32 +60,37 @@ class BlockNumbers:
 
 
 class Orders:
-    """The orders that one node accepts."""
+    """The orders that one node accepts. `private`: its lab file says that it takes part in no experiment."""
 
-    def __init__(self, role: str, floors: Floors, authenticated: bool = True) -> None:
-        self.role, self.floors, self._authenticated = role, floors, authenticated
+    def __init__(self, role: str, floors: Floors, authenticated: bool = True, private: bool = False) -> None:
+        self.role, self.floors, self._authenticated, self._private = role, floors, authenticated, private
         self.blocks = BlockNumbers()
 
-    def check(self, body: Any, run: str, configured: bool) -> None:
+    def check(self, body: Any, run: str, configured: bool, tuned: bool, trains: int = 0) -> None:
         """Raise OrderRefused, one line, for an order that the node must not follow.
 
-        `run` is the one that the node was welcomed to, '' before; `configured` says whether it accepted a plan for it.
+        `run` is the one that the node was welcomed to, '' before; `configured` says whether it accepted a plan for it,
+        `tuned` whether its device did. `trains`: number of trains that are not reported yet.
         """
-        if (why := self.refusal(body, run, configured)) is not None:
+        if isinstance(body, m.Probe) and trains >= MOST_TRAINS:
+            raise OrderRefused(f"{trains} trains are under way, accepted up to {MOST_TRAINS}")
+        if (why := self.refusal(body, run, configured, tuned)) is not None:
             raise OrderRefused(why)
 
-    def refusal(self, body: Any, run: str, configured: bool) -> str | None:
+    def refusal(self, body: Any, run: str, configured: bool, tuned: bool = True) -> str | None:
         """Return in one line why an order must not be followed; None where it may. See `check`."""
         if not isinstance(body, (*_ANYBODY, *_BY_ROLE[self.role])):
             return f"{type(body).__name__} is no order for {self.role}"
         if not run and not isinstance(body, (m.Welcome, m.Refused, m.Pulse, m.Finish)):
             return "not welcomed to a run yet"
-        if isinstance(body, _NEED_A_PLAN) and not configured:
+        if (isinstance(body, _NEED_A_PLAN) and not configured) or (isinstance(body, _NEED_THE_DEVICE) and not tuned):
             return "not configured for this run yet"
         match body:
             case m.Configure(accounting=accounting, experiment_mode=experiment):
                 if (wrong := radio_out_of_range(body.radio)) is not None:
                     return wrong
+                if experiment and self._private:
+                    return "this node is private by its lab file: it takes part in private mode only"
                 if not experiment and not self._authenticated:
                     return (
                         "private mode needs an authenticated discussion: accepted with curve = true or "

@@ -6,6 +6,7 @@ data of one run reach another one.
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,11 @@ _AGAIN_S = 1.0
 """Seconds between two attempts to open a device that is absent."""
 REFUSED_S = 5.0
 """Seconds after which a node that the present run does not need greets its coordinator again."""
+
+
+def leave_no_core_file() -> None:
+    """Forbid core files of this process: if a library aborts it, such a file would contain the node's secrets."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def serve(
@@ -34,6 +40,7 @@ def serve(
     for `within_s` at most. `air`: address of the simulated air that the device is on.
     Raises DeviceError where the device cannot be opened and the node does not wait for it.
     """
+    leave_no_core_file()
     refused = ""
     while True:
         daemon = _opened(make, name, once, within_s, say, air)

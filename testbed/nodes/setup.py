@@ -9,9 +9,10 @@ import numpy as np
 
 from testbed.chain.pipeline import KeyChain
 from testbed.chain.wegman_carter import Pool
-from testbed.core import seeds
-from testbed.core.config import Floors
+from testbed.core import registry, seeds
+from testbed.core.config import Floors, SurfacePlan
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.outcomes import KeyReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import Key
@@ -62,11 +63,14 @@ class Setup:
 
     def configure(self, plan: m.Configure) -> None:
         """Take the coordinator's configuration; raises OrderRefused."""
-        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain)
+        fixed = (plan.experiment_mode, plan.rehearsal, plan.blocks, plan.accounting, plan.chain, plan.surface)
         if self._fixed is not None and self._fixed != fixed:
             raise OrderRefused(
-                "the mode of a run, its chain, its accounting and its number of blocks cannot change within it"
+                "the mode of a run, its chain, its accounting, its surface and its number of blocks cannot change "
+                "within it"
             )
+        if (why := _no_secret(plan.surface)) is not None:
+            raise OrderRefused(why)
         if self.chain is not None:
             self.plan = plan  # the chain is the same and stays in use
             return
@@ -143,3 +147,20 @@ class Setup:
         """Yield a sentence for every invariant that does not hold."""
         if self.chain is not None and self.plan is None:
             yield "there is a key chain without a configuration"
+
+
+def _no_secret(plan: SurfacePlan) -> str | None:
+    """Return in one line why a surface that is said to be secret is none; None where it may be, or is said to be
+    public.
+
+    Patterns that follow from the experiment are known to everybody, whatever the coordinator calls them.
+    """
+    if not plan.is_secret or plan.policy == "none":
+        return None
+    try:
+        policy = registry.make_stage("policy", plan.policy, plan.options)
+    except InputError as exc:
+        return f"table [surface]: {exc}"
+    if policy.can_be_secret:
+        return None
+    return f"table [surface]: the patterns of policy {printable(plan.policy, 60)!r} are no secret; accepted: 'random'"

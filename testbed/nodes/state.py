@@ -27,6 +27,7 @@ from testbed.nodes.events import (
     Exit,
     ForgetKnown,
     Instruction,
+    KeepKeys,
     ModelFound,
     Operate,
     OrderRefused,
@@ -34,7 +35,6 @@ from testbed.nodes.events import (
     ProbeDone,
     Received,
     Report,
-    SealKeys,
     Silence,
     Tick,
 )
@@ -75,7 +75,7 @@ class NodeState:
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
     everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` are the node's
     demands on every run; `authenticated`: its links are authenticated; `wegman_carter`: it demands one-time
-    authentication of the discussion, with the pads of `pool`.
+    authentication of the discussion, with the pads of `pool`; `private`: it takes part in no run of experiment mode.
     """
 
     def __init__(
@@ -86,19 +86,22 @@ class NodeState:
         authenticated: bool = True,
         wegman_carter: bool = False,
         pool: Pool | None = None,
+        private: bool = False,
     ) -> None:
         self.role = role
         self._clock = clock = EventClock()
         self._story = story = Story(clock)
         self._phases = Phases(TRANSITIONS, "greeting", story)
         self._operation: str | None = None
+        self._is_tuned = False
+        """Whether the device accepted the settings of this run."""
         self.refused = ""
         """Why the coordinator refused this node."""
         self._trains = 0
         """Number of trains of rounds that were ordered and are not reported yet."""
         ends = role in ("alice", "bob")
         self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
-        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter)
+        self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter, private)
         self.measured = MeasuredCsi()
         self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)
@@ -196,6 +199,7 @@ class NodeState:
 
     def _operation_over(self, report: Any) -> list[Instruction]:
         self._operation = None
+        self._is_tuned = self._is_tuned or isinstance(report, m.Configured)
         return [Report(report)]
 
     # -- orders
@@ -206,7 +210,7 @@ class NodeState:
             detail = "not a request to a node"
             return [Report(m.Failed(operation=type(body).__name__, state=self.name, detail=detail))]
         try:
-            self.orders.check(body, self.run, configured=self.setup.chain is not None)
+            self.orders.check(body, self.run, self.setup.chain is not None, self._is_tuned, self._trains)
             return take(self, body)
         except OrderRefused as exc:
             operation = type(body).__name__.lower()
@@ -218,7 +222,7 @@ class NodeState:
         still know what was published before.
         """
         self._phases.enter("ready")
-        self._operation, self._trains = None, 0
+        self._operation, self._trains, self._is_tuned = None, 0, False
         self.key_maker.clear(same_run=body.run == self.run)
         self.setup.join(body.run)
         self.measured.clear()
@@ -232,9 +236,8 @@ class NodeState:
 
     def _finished(self, body: m.Finish) -> list[Instruction]:
         self._stop()
-        forget = [ForgetKnown()] if self.role == "alice" and self.run else []
-        seal = [SealKeys()] if self.role in ("alice", "bob") and self.run and body.kind == "stop" else []
-        return [Silence(), *forget, *seal, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
+        forget = [ForgetKnown()] if self.role in ("alice", "bob") and self.run and body.recorded else []
+        return [Silence(), *forget, Report(m.Stopped(kind=body.kind)), Exit(0, body.kind)]
 
     def _stop(self) -> None:
         self._phases.enter("stopped")
@@ -242,6 +245,7 @@ class NodeState:
 
     def _configure(self, body: m.Configure) -> list[Instruction]:
         self.setup.configure(body)
+        self._is_tuned = False
         return self._operate(body)
 
     def _operate(self, body: Any) -> list[Instruction]:
@@ -260,6 +264,9 @@ class NodeState:
 
     def _abandon(self, body: m.Abandon) -> list[Instruction]:
         return self.key_maker.abandon(body)
+
+    def _keep_keys(self, body: m.KeepKeys) -> list[Instruction]:
+        return [KeepKeys(tuple(body.blocks))]
 
     def _attack(self, body: m.Attack | m.GuessKey) -> list[Instruction]:
         return self.eavesdropping.start(body)
@@ -289,6 +296,7 @@ _ON_ORDER: Mapping[type, Callable[[NodeState, Any], list[Instruction]]] = {
     m.Distil: NodeState._distil,
     m.Amplify: NodeState._amplify,
     m.Abandon: NodeState._abandon,
+    m.KeepKeys: NodeState._keep_keys,
     m.Attack: NodeState._attack,
     m.GuessKey: NodeState._attack,
 }

@@ -143,9 +143,12 @@ class RunWriter:
             raise ValueError(f"block {block}, {node}: {kind} bits must be one row of 0 and 1")
         self._journal.bits(block, node, kind, values)
 
-    def block(self, block: Block | dict[str, Any]) -> None:
-        """Record the nodes' reports of a block (`documents.Block`, or an equal dict); separate parts are merged."""
-        self._journal.document("block", msgspec.convert(block, Block, from_attributes=True))
+    def block(self, block: Block | dict[str, Any], lasting: bool = False) -> None:
+        """Record the nodes' reports of a block (`documents.Block`, or an equal dict); separate parts are merged.
+
+        `lasting`: as in `event`.
+        """
+        self._journal.document("block", msgspec.convert(block, Block, from_attributes=True), lasting)
 
     def event(self, kind: str, data: dict[str, Any], lasting: bool = False) -> None:
         """Record an event (node_joined, node_lost, error, health …) and commit it at once.

@@ -70,7 +70,8 @@ def _bodies() -> list[Any]:
         m.ReadClock(), m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1), m.ReadSurface(round=1),
         m.Probe(rounds=[m.RoundPlan(round=1, slots=[m.SlotPlan("alice", ["bob"], 1.0)], margin_s=1e-6, end_s=2.0)]),
         m.Step(round=1, step=0, action="transmit", tx="alice", last=False), m.Abandon(block=0, reason="x"),
-        m.Finish(kind="stop"), m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
+        m.KeepKeys(blocks=[0, 1]), m.Finish(kind="stop", recorded=True),
+        m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
         m.GuessKey(block=0, public_messages=3),
     ]  # fmt: skip
@@ -152,6 +153,8 @@ class FakeHub:
 
     def link_changes(self) -> list[Any]:
         return []
+
+    drops = link_changes
 
     def blame(self, name: str) -> None:
         self.blamed.append(name)
@@ -236,6 +239,60 @@ def coordinator(folder: Path) -> Iterator[Feed]:
         if rng.random() < 0.02:
             html.make(path)
         return "accepted" if outcome.status == "finished" else "refused"
+
+    yield feed
+
+
+@contextlib.contextmanager
+def scheduling(_: Path) -> Iterator[Feed]:
+    """The coordinator's state machine alone in short runs, some of the nodes' messages changed so that they still pass
+    the gate; its invariants are checked after every event."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "state"))
+    import test_coordinator as paper
+    import test_random_events as others
+
+    unasked = [body for body in _bodies() if isinstance(body, m.FROM_NODES)]
+
+    class Stage(paper.Stage):
+        def __init__(self, rng: random.Random, **changes: Any) -> None:
+            self._rng, self._share = rng, rng.choice([0.02, 0.1, 0.3])
+            super().__init__(**changes)
+            handle = self.state.handle
+
+            def checked(event: Any) -> Any:
+                out = handle(event)
+                self.state.check()
+                return out
+
+            self.state.handle = checked  # type: ignore[method-assign]
+
+        def says(self, name: str, body: Any) -> Any:
+            if self._rng.random() < self._share:
+                tree = _trees([m.Envelope(m.Header(0, m.VERSION, "bob", "1"), body)])[0]
+                with contextlib.suppress(ProtocolError):  # what does not pass the gate is tried by `messages`
+                    body = m.decode(mu.packed({**tree, "body": mu.spoil_tree(tree["body"], self._rng)})).body
+            return super().says(name, body)
+
+        def usual(self, node: str, body: Any) -> list[Any]:
+            """Answer an order, now and then before or after something that nobody asked for, or not at all."""
+            answers = super().usual(node, body)
+            if self._rng.random() < self._share:
+                answers.insert(self._rng.randrange(len(answers) + 1), self._rng.choice(unasked))
+            return [x for x in answers if self._rng.random() > self._share / 10]
+
+    def feed(rng: random.Random) -> str:
+        made = Stage(
+            rng, surface=rng.choice(others.SURFACES), rounds=6, accounting={"block_rounds": 3},
+            training=rng.choice([{}, {"rounds": 2, "guard_rounds": 1}]), probing={"train": rng.choice([0, 1, 2])},
+        )  # fmt: skip
+        made.schedule_size = rng.choice([0, 4])
+        made.join()
+        made.wait(2000.0)
+        assert made.over is not None, f"the run does not end: {made.state.phase}"
+        assert "\n" not in made.over.detail, made.over.detail
+        return "accepted" if made.over.status == "finished" else "refused"
 
     yield feed
 
@@ -485,6 +542,210 @@ def overheard(_: Path) -> Iterator[Feed]:
     yield feed
 
 
+# ---------------------------------------------------------------- the line between Alice and Bob
+
+
+class _Pipe:
+    """In place of a socket: what is sent is listed, what is to be received is put in by the target."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[bytes]] = []
+        self.frames: list[Any] = []
+
+    def send_multipart(self, frames: list[bytes], *_: Any) -> None:
+        self.sent.append(list(frames))
+
+    def bind_to_random_port(self, _: str) -> int:
+        return 1
+
+    def nothing(self, *_: Any) -> None:
+        """Stands for what has no effect here: connects, disconnects, closes."""
+
+    connect = disconnect = close = nothing
+
+    def recv_multipart(self, copy: bool) -> list[Any]:
+        return self.frames
+
+    def recv(self) -> bytes:
+        data: bytes = self.frames[-1].bytes
+        return data
+
+
+class _Frame:
+    def __init__(self, data: bytes, name: str) -> None:
+        self.bytes, self.name = data, name
+
+
+class _Line:
+    """Alice's and Bob's ends of a discussion, and what is on its way between them."""
+
+    def __init__(self) -> None:
+        from testbed.net import transport
+
+        sockets = {"socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, frame: frame.name}
+        self._wire: Any = type("Wire", (), sockets)()
+        self.transport = transport
+        self.host = transport.DiscussionHost(self._wire, "h", 0, "bob")
+        self.route = b"0"
+        self.call_bob()
+
+    def call_bob(self) -> None:
+        """Begin a new process of Bob's, with a connection of its own."""
+        self.route = b"%d" % (int(self.route) + 1)
+        self.guest = self.transport.DiscussionGuest(self._wire, "e", "alice")
+        self.said: dict[str, int] = {"alice": 0, "bob": 0}
+        self.heard: dict[str, list[int]] = {"alice": [], "bob": []}
+
+    def say(self, who: str) -> None:
+        message = PublicMessage(kind="parity", body={"n": self.said[who], "of": self.route.decode()})
+        self.said[who] += 1
+        (self.host if who == "alice" else self.guest).send(m.PublicEnvelope("r", 0, "agree", -1, who, message))  # type: ignore[arg-type]
+
+    def take(self, who: str) -> list[bytes]:
+        """Return what an end has sent since the last call, as it leaves."""
+        socket = (self.host if who == "alice" else self.guest).socket
+        sent, socket.sent = socket.sent, []
+        return [frames[-1] for frames in sent if len(frames) == 1 or frames[0] == self.route]
+
+    def give(self, who: str, data: bytes, name: str = "bob", frames: int = 2) -> None:
+        """Hand an end what arrives on its line."""
+        end = self.host if who == "alice" else self.guest
+        end.socket.frames = [_Frame(self.route, name), *[_Frame(data, name)] * (frames - 1)]
+        got = end.receive()
+        if got is not None and got.message.body.get("of") == self.route.decode():
+            self.heard[who].append(got.message.body.get("n"))
+
+    def exchange(self, turns: int) -> None:
+        """Let both ends talk over a line that loses nothing, a second a turn."""
+        for _ in range(turns):
+            self.transport.time.sleep(1.0)
+            self.guest.say_here()
+            for sender, reader in (("bob", "alice"), ("alice", "bob")):
+                for data in self.take(sender):
+                    self.give(reader, data)
+
+
+def _spoilt_here(data: bytes, rng: random.Random) -> bytes:
+    """What an end says of itself, with other numbers, another incarnation, or other bytes."""
+    from testbed.net.transport import HERE
+
+    if rng.random() < 0.3:
+        return mu.spoil_bytes(data, rng)
+    fields = list(HERE.unpack(data))
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        at = rng.randrange(len(fields))
+        if at == 0:
+            fields[0] = rng.randbytes(8)
+        else:
+            near = fields[at] + rng.choice([-2, -1, 1, 2, 50])
+            value = rng.choice([near, near, near, fields[rng.randrange(1, 5)], *mu.NUMBERS, 2**47, 2**48])
+            fields[at] = max(-(2**63), min(value, 2**63 - 1))
+    return HERE.pack(*fields)
+
+
+def _spoilt_frame(data: bytes, rng: random.Random) -> bytes:
+    from testbed.net.transport import HERE
+
+    if len(data) == HERE.size:
+        return _spoilt_here(data, rng)
+    tree = msgspec.msgpack.decode(data)
+    if rng.random() < 0.5:
+        tree[rng.choice(["number", "seen"])] = rng.choice(mu.NUMBERS)
+        return mu.packed(tree)
+    return _bad([tree], rng)
+
+
+class _Meddler:
+    """Sits on a line; one that does not forge only loses frames, repeats them and changes their order."""
+
+    def __init__(self, line: _Line, rng: random.Random, forges: bool, now_s: Callable[[], float]) -> None:
+        self._line, self._rng, self._forges, self._now_s = line, rng, forges, now_s
+        self._kept: dict[str, list[bytes]] = {"alice": [b""], "bob": [b""]}
+        self._repeats, self._began_s = 0, now_s()
+
+    def turn(self) -> None:
+        """Let both ends say something, and meddle with it."""
+        for who in ("alice", "bob"):
+            for _ in range(self._rng.randrange(3)):
+                self._line.say(who)
+        if self._rng.random() < 0.8:
+            self._line.guest.say_here()
+        for sender, reader in (("bob", "alice"), ("alice", "bob")):
+            frames = self._line.take(sender)
+            self._kept[sender] = (self._kept[sender] + frames)[-20:]
+            for data in self._changed(frames, self._kept[sender], self._kept[reader]):
+                self._give(reader, data)
+
+    def _changed(self, frames: list[bytes], earlier: list[bytes], others: list[bytes]) -> list[bytes]:
+        rng = self._rng
+        match rng.randrange(6 if self._forges else 4):
+            case 0:
+                return rng.sample(frames, len(frames))
+            case 1:
+                return [x for x in frames if rng.random() < 0.5]
+            case 2:
+                return frames + rng.choices(earlier, k=2)
+            case 3:
+                return frames
+            case 4:
+                return frames + rng.choices(others, k=2)  # the reader's own words
+        return [_spoilt_frame(x, rng) if rng.random() < 0.5 else x for x in frames]
+
+    def _give(self, reader: str, data: bytes) -> None:
+        """Hand a frame on; raises AssertionError where Alice answers with all that she owes more often than she may."""
+        from testbed.net import transport
+
+        sent = self._line.host.socket.sent
+        before, odd = len(sent), self._forges and self._rng.random() < 0.05
+        name, frames = self._rng.choice([("eve", 2), ("?", 2), ("bob", 1), ("bob", 3)]) if odd else ("bob", 2)
+        self._line.give(reader, data, name, frames)
+        self._repeats += len(sent) - before > 1
+        may = 2 + (self._now_s() - self._began_s) / transport._AGAIN_S
+        assert self._repeats <= may, f"all that is owed was sent {self._repeats} times, accepted: {may:.1f}"
+
+
+@contextlib.contextmanager
+def session(_: Path) -> Iterator[Feed]:
+    """The frames by which the ends of a discussion know what was lost: numbers, claims of losses, incarnations.
+
+    A line that only loses, repeats and exchanges frames loses no message. Whatever else was done on a line, Alice
+    serves the next process of Bob's.
+    """
+    from unittest import mock
+
+    from testbed.net import transport
+
+    clock = FakeTime(step_s=0.002)
+
+    def heard(line: _Line) -> None:
+        for who, other in (("alice", "bob"), ("bob", "alice")):
+            assert line.heard[who] == list(range(line.said[other])), f"{who} heard {line.heard[who]}"
+
+    def feed(rng: random.Random) -> str:
+        line, forges = _Line(), rng.random() < 0.7
+        for _ in range(rng.randrange(5)):
+            line.say("alice")  # before Bob is there
+        meddler = _Meddler(line, rng, forges, lambda: clock.now_s)
+        for _ in range(rng.randrange(1, 12)):
+            meddler.turn()
+        if not forges:
+            line.exchange(3)
+            heard(line)
+        refused = sum((line.host.refused + line.guest.refused).values())
+        line.call_bob()
+        line.exchange(2)
+        for _ in range(8):
+            line.say("alice")
+            line.say("bob")
+        line.exchange(3)
+        heard(line)
+        assert not line.host._session.owed
+        return "refused" if refused else "accepted"
+
+    with mock.patch.object(transport, "time", clock):
+        yield feed
+
+
 # ---------------------------------------------------------------- boards and radios
 
 
@@ -526,11 +787,11 @@ class FakeLine:
 class FakeTime:
     """A clock that advances at every reading, so that every deadline passes."""
 
-    def __init__(self) -> None:
-        self.now_s = 0.0
+    def __init__(self, step_s: float = 0.02) -> None:
+        self.now_s, self._step_s = 0.0, step_s
 
     def monotonic(self) -> float:
-        self.now_s += 0.02
+        self.now_s += self._step_s
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
@@ -1013,7 +1274,8 @@ def report(folder: Path) -> contextlib.AbstractContextManager[Feed]:
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Feed]]] = {
     f.__name__: f
     for f in (
-        messages, public, node, coordinator, world, dialogue, overheard, amplification, training, ris595, opensourceris,
-        iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf, run_folder, report,
+        messages, public, session, node, coordinator, scheduling, world, dialogue, overheard, amplification,
+        training, ris595, opensourceris, iio, lab, experiment, pattern, pool, small_files, dataset, model, sigmf,
+        run_folder, report,
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ import targets
 
 SLOW = {
     "coordinator": 8,
+    "scheduling": 60,
     "dialogue": 25,
     "training": 30,
     "amplification": 100,

@@ -18,6 +18,15 @@ def abandoned(stage: Stage) -> list[tuple[str, int]]:
     return [(n, b.block) for n, b in stage.told if isinstance(b, m.Abandon)]
 
 
+def kept(stage: Stage) -> dict[str, set[int]]:
+    """Return by node the blocks whose keys it was ordered to keep."""
+    out: dict[str, set[int]] = {}
+    for node, body in stage.told:
+        if isinstance(body, m.KeepKeys):
+            out.setdefault(node, set()).update(body.blocks)
+    return out
+
+
 def without_bobs_key(node: str, body: Any) -> list[Any] | None:
     if node == "bob" and isinstance(body, m.Amplify) and body.block == 0:
         report = KeyReport(block=0, key_bits=0, failure="confirmation_failed")
@@ -28,7 +37,10 @@ def without_bobs_key(node: str, body: Any) -> list[Any] | None:
 def test_where_one_end_has_no_key_both_are_ordered_to_have_none() -> None:
     stage = Stage(without_bobs_key, **PLAN)
     stage.join()
-    assert sorted(abandoned(stage)) == [("alice", 0), ("bob", 0)]
+    at_once = stage.told[: next(i for i, (_, b) in enumerate(stage.told) if isinstance(b, m.GuessKey))]
+    assert sorted((n, b.block) for n, b in at_once if isinstance(b, m.Abandon)) == [("alice", 0), ("bob", 0)]
+    assert set(abandoned(stage)) == {("alice", 0), ("bob", 0)}  # ordered again at the end
+    assert kept(stage) == {"alice": {1}, "bob": {1}}
     assert [b.failure for b in stage.blocks] == ["confirmation_failed", None]
 
 
@@ -41,9 +53,103 @@ def test_where_neither_end_has_a_key_nobody_is_ordered_anything() -> None:
     stage = Stage(script, **PLAN)
     stage.join()
     assert abandoned(stage) == []
+    assert kept(stage) == {}
 
 
-def test_an_end_that_comes_back_is_ordered_again_to_drop_what_it_has_alone() -> None:
+def test_a_key_is_final_when_its_block_is_on_record_and_before_the_run_ends() -> None:
+    """A run may last a week, and its keys are used meanwhile; an order to keep them comes after the record."""
+    stage = Stage(**PLAN)
+    seen: list[Any] = []
+    handle = stage.state.handle
+
+    def watched(event: e.Event) -> list[e.Instruction]:
+        out = handle(event)
+        seen.extend(out)
+        return out
+
+    stage.state.handle = watched  # type: ignore[method-assign]
+    stage.join()
+    keep = [i for i, x in enumerate(seen) if isinstance(x, e.Send) and isinstance(x.body, m.KeepKeys)]
+    closed = [i for i, x in enumerate(seen) if isinstance(x, e.BlockOver)]
+    assert keep[:2] == [closed[0] + 1, closed[0] + 2]
+    assert [(seen[i].node, seen[i].body.blocks) for i in keep[:2]] == [("alice", [0]), ("bob", [0])]
+    assert kept(stage) == {"alice": {0, 1}, "bob": {0, 1}}
+
+
+@pytest.mark.parametrize("comes_back", ["before it is configured", "while the run ends"])
+def test_an_end_that_missed_an_order_gets_it_before_the_end(comes_back: str) -> None:
+    """The end made its keys final, although it had not been told which of them the other end lacks."""
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        if comes_back == "while the run ends" and node == "alice" and isinstance(body, m.Finish):
+            return []
+        if node == "bob" and isinstance(body, m.Amplify) and body.block == 1:
+            return []
+        return [] if node == "bob" and stage.lives["bob"] == 2 and isinstance(body, m.Configure) else None
+
+    stage = Stage(script, rounds=9, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    stage.lives["bob"] = 2
+    before = len(stage.told)
+    if comes_back == "before it is configured":
+        stage.join("bob")
+        stage.take(e.StopAsked("abort"))
+    else:
+        stage.take(e.StopAsked("abort"))
+        assert stage.over is None
+        stage.join("bob")
+        stage.take(stage.says("alice", m.Stopped(kind="abort")))
+    told = [b for n, b in stage.told[before:] if n == "bob"]
+    (finish,) = [i for i, b in enumerate(told) if isinstance(b, m.Finish)]
+    assert m.KeepKeys(blocks=[0]) in told[:finish]
+    assert [b.block for b in told[:finish] if isinstance(b, m.Abandon)] == [1]
+    assert stage.over == e.RunOver("stopped", "abort was asked for")
+    assert not [x for x in stage.notes if x.kind == "end_not_told"]
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_run_waits_at_its_end_for_an_end_that_may_alone_have_a_key(comes_back: bool) -> None:
+    """Bob was killed in the last block after he had stored his key: the run ended at once, and he kept it."""
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        return [] if node == "bob" and isinstance(body, m.Amplify) and body.block == 1 else None
+
+    stage = Stage(script, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    assert stage.state.phase == "probing"
+    if comes_back:
+        stage.lives["bob"] = 2
+        stage.join("bob")
+        assert ("bob", 1) in abandoned(stage)
+    else:
+        stage.wait(stage.state.lab.coordinator.rejoin_timeout_s + 1.0, beating=("alice", "eve"))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert [x.detail["node"] for x in stage.notes if x.kind == "end_not_told"] == ([] if comes_back else ["bob"])
+
+
+def test_a_run_whose_ends_have_no_key_alone_ends_without_waiting() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Distil) and b.block == 1 else None, **PLAN)
+    stage.join()
+    stage.take(e.ProcessEnded("bob", "killed; it is restarted"))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
+def test_a_node_that_stays_for_further_runs_is_not_welcomed_to_the_one_that_ends() -> None:
+    stage = Stage(lambda n, b: [] if n == "alice" and isinstance(b, m.Finish) else None, **PLAN)
+    stage.join()
+    assert stage.state.phase == "finishing"
+    stage.lives["bob"] = 2
+    before = len(stage.told)
+    stage.join("bob")
+    assert stage.told[before:] == []
+    stage.wait(4.0)
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert [x.detail for x in stage.notes if x.kind == "end_not_told"] == [{"node": "alice"}]
+
+
+def test_an_end_that__comes_back_is_ordered_again_to_drop_what_it_has_alone() -> None:
     """Bob's process died when he had stored his key and had not said so."""
     silent = [True]
 

@@ -5,29 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
-from test_node import ROUNDS, Trio, configure
+from test_node import ROUNDS, Trio, configure, frame
 
 from testbed import config
-from testbed.core.config import Accounting, Floors, Lab, RadioPlan
+from testbed.core.config import Accounting, Floors, Lab, RadioPlan, SurfacePlan
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.net import messages as m
 from testbed.nodes import events as e
 from testbed.nodes import floors, key_maker, orders
+from testbed.nodes.measured import MeasuredCsi
 from testbed.nodes.state import NodeState
 
 WELCOME = m.Welcome(run="r", lost_after_s=10.0)
 DISTIL = m.Distil(block=0, rounds=ROUNDS, timeout_s=60.0)
+PROBE = m.Probe(rounds=[m.RoundPlan(round=1, slots=[], margin_s=0.0, end_s=1.0)])
 ORDERS: list[Any] = [
     configure(), m.ReadClock(), m.Apply(round=1, levels=b"\0", shape=(1, 1), phase_bits=1), m.ReadSurface(round=1),
     m.ApplyNext(round=1),
-    m.Probe(rounds=[m.RoundPlan(round=1, slots=[], margin_s=0.0, end_s=1.0)]),
+    PROBE,
     m.Step(round=1, step=0, action="transmit", tx="alice", last=True), DISTIL,
     m.Attack(block=0, rounds=[1], public_messages=0),
     m.Attack(block=0, rounds=[], public_messages=0, purpose="training"),
     m.Amplify(block=0, eve=None, timeout_s=1.0), m.GuessKey(block=0, public_messages=0),
-    m.Abandon(block=0, reason="x"),
+    m.Abandon(block=0, reason="x"), m.KeepKeys(blocks=[0]),
 ]  # fmt: skip
 
 
@@ -40,7 +43,7 @@ def test_no_order_in_any_state_is_more_than_a_refusal(role: str, order: Any, wel
         assert node.handle(e.Received(WELCOME)) == []
     for _ in range(2):
         for instruction in node.handle(e.Received(order)):
-            assert isinstance(instruction, e.Report | e.Operate | e.DropKey)
+            assert isinstance(instruction, e.Report | e.Operate | e.DropKey | e.KeepKeys)
             if isinstance(instruction, e.Report):
                 assert isinstance(instruction.body, m.Failed)
                 assert "\n" not in instruction.body.detail
@@ -55,7 +58,7 @@ def test_nobody_follows_an_order_that_is_not_for_its_role(order: type) -> None:
     ends, radios, everybody = {"alice", "bob"}, {"alice", "bob", "eve"}, {"alice", "bob", "eve", "ris"}
     wanted = {
         m.Configure: everybody, m.ReadClock: everybody, m.Abandon: everybody, m.Apply: {"ris"},
-        m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"},
+        m.ApplyNext: {"ris"}, m.ReadSurface: {"ris"}, m.KeepKeys: ends,
         m.Probe: radios, m.Step: radios, m.Distil: ends, m.Amplify: ends, m.Attack: {"eve"}, m.GuessKey: {"eve"},
     }  # fmt: skip
     assert taken == wanted[order]
@@ -104,6 +107,115 @@ def test_floors_that_are_given_hold_in_both_modes() -> None:
     both = msgspec.structs.replace(own, modes=["private", "experiment"])
     assert "epsilon_log2 = 47" in str(floors.refusal(both, weak, experiment_mode=True))
     assert floors.refusal(Floors(), Accounting(epsilon_log2=8), experiment_mode=True) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "words"),
+    [
+        # the experiment states the other quantity
+        (
+            {"assumed_eve_correlation": 0.5},
+            {"assumed_eve_distance_wavelengths": 1.0},
+            "a correlation of 0.299, is asked",
+        ),
+        ({"assumed_eve_distance_wavelengths": 0.1}, {"assumed_eve_correlation": 0.5}, "accept it from 0.899"),
+        # or none, and the length rule takes its own
+        ({"assumed_eve_correlation": 0.95}, {}, "accounting.assumed_eve_correlation = 0.9 is asked for"),
+        ({"assumed_eve_distance_wavelengths": 0.02}, {}, "accept it from 0.991"),
+    ],
+)
+@pytest.mark.parametrize("experiment", [False, True])
+def test_a_floor_of_the_assumed_eve_holds_in_whatever_terms_she_is_assumed(
+    own: dict[str, Any], asked: dict[str, Any], words: str, experiment: bool
+) -> None:
+    assert words in str(floors.refusal(Floors(**own), Accounting(**asked), experiment))
+
+
+def test_an_assumed_eve_as_strong_as_a_floor_is_accepted_in_either_term() -> None:
+    for own, asked in [
+        ({"assumed_eve_correlation": 0.5}, {"assumed_eve_distance_wavelengths": 0.2}),
+        ({"assumed_eve_distance_wavelengths": 0.5}, {"assumed_eve_correlation": 0.5}),
+        ({"assumed_eve_distance_wavelengths": 0.5}, {"assumed_eve_distance_wavelengths": 0.5}),
+        ({"assumed_eve_correlation": 0.9}, {}),
+        ({}, {"assumed_eve_distance_wavelengths": 1.0}),
+        ({}, {"assumed_eve_correlation": 0.2}),
+    ]:
+        assert floors.refusal(Floors(**own), Accounting(**asked), experiment_mode=False) is None
+
+
+def test_a_private_node_takes_part_in_no_experiment_whatever_is_ordered_after_its_refusal() -> None:
+    node = NodeState("alice", 1, private=True)
+    node.handle(e.Received(WELCOME))
+    assert "private by its lab file" in told(node, configure())
+    for order in (DISTIL, PROBE):
+        assert told(node, order) == "not configured for this run yet"
+
+
+@pytest.mark.parametrize("role", ["alice", "bob", "eve", "ris"])
+def test_a_device_that_was_set_up_for_another_run_does_nothing_in_this_one(role: str) -> None:
+    """It would report the channel, or the patterns, of a private run to a coordinator that had an experiment before."""
+    node = NodeState(role, 1)
+    ordered = [x for x in ORDERS if isinstance(x, m.Probe | m.Step | m.Apply | m.ApplyNext | m.ReadSurface)]
+    ordered = [x for x in ordered if orders.Orders(role, Floors()).refusal(x, "r", configured=True) is None]
+    node.handle(e.Received(WELCOME))
+    node.handle(e.Received(configure()))
+    node.handle(e.DeviceDone(m.Configured(accepted={})))
+    assert [type(x) for order in ordered for x in node.handle(e.Received(order))] == [e.Operate] * len(ordered)
+    node.handle(e.Received(m.Welcome(run="other", lost_after_s=10.0)))
+    for order in ordered:
+        assert told(node, order) == "not configured for this run yet"
+    node.handle(e.Received(configure(experiment_mode=False)))
+    node.handle(e.DeviceFault("configure", "the radio refuses the carrier"))
+    for order in ordered:
+        assert told(node, order) == "not configured for this run yet"
+
+
+def test_trains_that_nobody_reported_have_a_limit() -> None:
+    node = NodeState("alice", 1)
+    node.handle(e.Received(WELCOME))
+    node.handle(e.Received(configure()))
+    node.handle(e.DeviceDone(m.Configured(accepted={})))
+    for _ in range(orders.MOST_TRAINS):
+        assert isinstance(node.handle(e.Received(PROBE))[0], e.Operate)
+    assert told(node, PROBE) == "64 trains are under way, accepted up to 64"
+    node.handle(e.ProbeDone([], {}))
+    assert isinstance(node.handle(e.Received(PROBE))[0], e.Operate)
+
+
+def test_rounds_that_no_block_uses_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MeasuredCsi, "MOST", 3)
+    kept = MeasuredCsi()
+    for number in range(5):
+        kept.keep(number, {"bob": frame(np.ones(16))})
+    assert kept.until(9, most=9) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("surface", "words"),
+    [
+        (SurfacePlan(policy="fixed", secret=True), "are no secret; accepted: 'random'"),
+        (SurfacePlan(policy="sweep", options={"codebook": ["uniform"]}, secret=True), "are no secret"),
+        (SurfacePlan(policy="\x1b[2J", secret=True), "table [surface]"),
+    ],
+)
+@pytest.mark.parametrize("role", ["alice", "ris"])
+def test_patterns_that_follow_from_the_experiment_are_no_secret_whatever_they_are_called(
+    role: str, surface: SurfacePlan, words: str
+) -> None:
+    node = NodeState(role, 1)
+    node.handle(e.Received(WELCOME))
+    said = told(node, configure(surface=surface))
+    assert words in said
+    assert said.isprintable()
+
+
+def test_a_surface_does_not_become_public_within_a_run() -> None:
+    node = NodeState("ris", 1)
+    node.handle(e.Received(WELCOME))
+    secret = configure(experiment_mode=False, surface=SurfacePlan(policy="random"))
+    assert isinstance(node.handle(e.Received(secret))[0], e.Operate)
+    public = msgspec.structs.replace(secret, surface=SurfacePlan())
+    assert "its surface and its number of blocks cannot change" in told(node, public)
 
 
 def test_private_mode_without_authentication_is_refused_by_the_node() -> None:
@@ -170,6 +282,7 @@ def test_what_the_peer_says_too_early_is_kept_up_to_a_limit() -> None:
         said = PublicMessage(kind="x", body={"n": n, "more": bytes(1000)})
         assert node.handle(e.Discussed(m.PublicEnvelope("r", n, "agree", -1, "bob", said))) == []
     assert len(node.key_maker._early) == key_maker.MAX_EARLY
+    assert node.key_maker.dropped == 19 * key_maker.MAX_EARLY
 
 
 LAB = """

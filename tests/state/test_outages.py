@@ -233,3 +233,40 @@ def test_a_world_that_died_is_named_and_not_who_fails_because_of_it() -> None:
     stage.take(e.ProcessEnded("world", "process ended: killed by SIGKILL", is_final=True))
     stage.wait(10.0)
     assert stage.over == e.RunOver("failed", "world: process ended: killed by SIGKILL")
+
+
+def dropped(stage: Stage) -> list[tuple[str, str, int]]:
+    return [
+        (n.detail["node"], n.detail["by"], n.detail["messages"]) for n in stage.notes if n.kind == "messages_dropped"
+    ]
+
+
+def test_messages_that_too_many_others_kept_from_being_sent_are_noted_and_counted() -> None:
+    """They were dropped without a word; the number is noted when it has doubled, and at the end."""
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 4 else None)
+    stage.join()
+    stage.take(stage.says("bob", m.Heartbeat(state="ready")))
+    assert dropped(stage) == []
+    for orders in (1, 2, 3):
+        stage.take(e.OrdersDropped("bob", orders))
+    assert dropped(stage) == [("bob", "coordinator", 1), ("bob", "coordinator", 2)]
+    stage.take(e.OrdersDropped("mallory", 9))  # refused, and does not read it
+    assert len(dropped(stage)) == 2
+    for n in (7, 7, 8, 20):
+        stage.take(stage.says("alice", m.Heartbeat(state="ready", dropped=n)))
+    assert dropped(stage)[2:] == [("alice", "node", 7), ("alice", "node", 20)]
+    stage.take(stage.says("alice", m.Heartbeat(state="ready", dropped=21)))
+    stage.take(e.StopAsked("abort"))
+    assert stage.over is not None
+    assert sorted(dropped(stage)[4:]) == [("alice", "node", 21), ("bob", "coordinator", 3)]
+
+
+def test_a_new_process_of_a_node_has_dropped_nothing_yet() -> None:
+    stage = Stage(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round >= 4 else None)
+    stage.join()
+    stage.take(stage.says("bob", m.Heartbeat(state="ready", dropped=5)))
+    stage.take(e.ProcessEnded("bob", "killed"))
+    stage.lives["bob"] = 2
+    stage.join("bob")
+    stage.take(stage.says("bob", m.Heartbeat(state="ready", dropped=1)))
+    assert dropped(stage) == [("bob", "node", 5), ("bob", "node", 1)]

@@ -12,7 +12,7 @@ from test_coordinator import EXPERIMENT, LAB, Stage
 
 from testbed.coordinator import events as e
 from testbed.coordinator import past as recovering
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, past_of
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import schedule
@@ -124,7 +124,7 @@ def test_a_block_under_way_is_closed_without_a_key_and_both_ends_drop_what_they_
     assert orders == {("alice", 1), ("bob", 1)}
     first = next(i for i, (_, b) in enumerate(again.told) if isinstance(b, m.Probe))
     dropped = [i for i, (_, b) in enumerate(again.told) if isinstance(b, m.Abandon)]
-    assert max(dropped) < first
+    assert sum(i < first for i in dropped) == 2  # one for each; at the end they are ordered again
 
 
 def test_a_block_that_was_recorded_keeps_its_key(tmp_path: Path) -> None:
@@ -132,6 +132,9 @@ def test_a_block_that_was_recorded_keeps_its_key(tmp_path: Path) -> None:
     run = record(tmp_path / "run", stage, is_block(2, e.Note))
     again = resumed(run, stage)
     assert not [b for _, b in again.told if isinstance(b, m.Abandon)]
+    for node in ("alice", "bob"):  # its process may have died before it was told that the other end has the key, too
+        orders = told(again, node)
+        assert orders.index(m.KeepKeys(blocks=[0, 1])) < min(i for i, b in enumerate(orders) if isinstance(b, m.Distil))
     assert [(b.block, b.rounds) for b in again.blocks] == [(2, [10, 11])]
     assert again.state.key_bits == 3 * 7
 
@@ -150,6 +153,113 @@ def test_a_round_of_which_only_one_end_is_on_record_is_closed_as_rejected(tmp_pa
     assert past.next_round == 7
     ends = {x.round: x.reason for x in past.effects if isinstance(x, e.RoundOver)}
     assert ends == {3: "measured", 4: "measured", 5: "measured", 6: "aborted"}
+
+
+def is_ending(x: Any) -> bool:
+    return isinstance(x, e.Note) and x.kind == ENDING
+
+
+def is_over(x: Any) -> bool:
+    return isinstance(x, e.RunOver)
+
+
+def told(stage: Stage, node: str) -> list[Any]:
+    return [b for n, b in stage.told if n == node]
+
+
+def test_the_end_is_on_record_before_any_node_is_told() -> None:
+    stage = played()
+    written = stage.written  # type: ignore[attr-defined]
+    ending = next(i for i, x in enumerate(written) if is_ending(x))
+    told_s = [i for i, x in enumerate(written) if isinstance(x, e.Send) and isinstance(x.body, m.Finish)]
+    assert written[ending].detail == {"status": "finished", "detail": "12 rounds"}
+    assert ending < min(told_s)
+    assert all(written[i].body == m.Finish(kind="stop", recorded=True) for i in told_s)
+
+
+def test_a_run_that_had_ended_is_only_ended_again(tmp_path: Path) -> None:
+    """Alice's node had forgotten what others know of its blocks: what followed made no key."""
+    stage = played()
+    run = record(tmp_path / "run", stage, is_over)
+    again = resumed(run, stage)
+    assert again.over == stage.over == e.RunOver("finished", "12 rounds")
+    assert (again.rounds, again.blocks) == ([], [])
+    keep = m.KeepKeys(blocks=[0, 1, 2, 3])
+    finish = m.Finish(kind="stop", recorded=True)
+    for node in ("alice", "bob"):
+        assert told(again, node) == [m.Welcome(run="run", lost_after_s=again.told[0][1].lost_after_s), keep, finish]
+    assert told(again, "eve")[1:] == [finish]
+    assert [x.kind for x in again.notes] == ["joined", "joined", "joined", ENDING]
+    assert (again.state.probed, again.state.kept, again.state.key_bits) == (12, 12, 4 * 7)
+
+
+def test_a_run_that_was_asked_to_stop_makes_no_further_block_after_its_end_is_on_record(tmp_path: Path) -> None:
+    stage = played(lambda n, b: [] if n == "bob" and isinstance(b, m.Probe) and b.round == 7 else None)
+    stage.take(e.StopAsked("abort"))
+    assert stage.over == e.RunOver("stopped", "abort was asked for")
+    unused = [r.round for r in stage.rounds if r.kept and not any(r.round in b.rounds for b in stage.blocks)]
+    assert unused == [6]
+    again = resumed(record(tmp_path / "run", stage, is_over), stage)
+    assert again.over == stage.over
+    assert again.state.probed == len(stage.rounds) == 9
+    assert again.rounds == []  # round 6 stays kept, as in a run that is closed at once
+    assert not any(isinstance(b, (m.Probe, m.Distil, m.Configure)) for _, b in again.told)
+
+
+def test_a_run_that_died_before_its_end_was_on_record_goes_on(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, is_ending)
+    past = past_of(run, stage.state.experiment, 0.0)
+    assert past.ended is None
+    assert past.with_key == (0, 1, 2, 3)
+    again = resumed(run, stage)
+    assert any(isinstance(b, m.Configure) for _, b in again.told)
+    assert again.over == e.RunOver("finished", "12 rounds")
+
+
+def test_a_node_that_is_away_when_an_ended_run_is_ended_again_is_named(tmp_path: Path) -> None:
+    stage = played()
+    run = record(tmp_path / "run", stage, is_over)
+    plan = stage.state.experiment
+    again = Stage(begun=False, **PLAN)
+    past = past_of(run, plan, 0.0)
+    again.state = CoordinatorState(
+        msgspec.convert(LAB, Lab), plan, past.run, schedule.parse("A>BE B>AE"), 10e-6, past=past
+    )
+    again.take(e.Tick(0.0))
+    again.join("alice", "eve")
+    again.take(e.ProcessEnded("bob", "exit status 1", is_final=True))  # it could not be started
+    assert again.over == e.RunOver("finished", "12 rounds")
+    assert [x.detail for x in again.notes if x.kind == "end_not_told"] == [{"node": "bob"}]
+    late = Stage(begun=False, **PLAN)
+    late.state = CoordinatorState(
+        msgspec.convert(LAB, Lab), plan, past.run, schedule.parse("A>BE B>AE"), 10e-6, past=past
+    )
+    late.take(e.Tick(0.0))
+    late.join("alice", "eve")
+    late.wait(late.state.lab.coordinator.join_timeout_s + 5.0)
+    assert late.over == e.RunOver("finished", "12 rounds")
+    assert isinstance(told(late, "alice")[-1], m.Finish)
+
+
+def test_a_run_that_fails_while_it_ends_has_failed(tmp_path: Path) -> None:
+    stage = played(lambda n, b: [] if isinstance(b, m.Finish) else None)
+    assert stage.over is None
+    stage.take(e.StopAsked("abort"))
+    stage.take(e.DiskLow("disk full: free 1 MB"))  # it ends already: this changes nothing
+    stage.wait(4.0)
+    endings = [x.detail["status"] for x in stage.notes if x.kind == ENDING]
+    assert endings == ["finished", "stopped"]
+    past = past_of(record(tmp_path / "run", stage, is_over), stage.state.experiment, 0.0)
+    assert past.ended == stage.over == e.RunOver("stopped", "abort was asked for")
+
+
+def test_a_halt_reaches_the_transmitters_before_anything_is_written() -> None:
+    stage = Stage(lambda n, b: [] if isinstance(b, m.Probe) and b.round > 2 else None, **PLAN)
+    stage.join()
+    out = stage.state.handle(e.StopAsked("halt"))
+    assert [type(x) for x in out[:4]] == [e.HaltNode, e.HaltNode, e.HaltNode, e.Note]
+    assert {x.node for x in out if isinstance(x, e.HaltNode)} == {"alice", "bob", "eve"}
 
 
 def test_a_training_is_not_repeated_and_its_guard_rounds_are_counted_on(tmp_path: Path) -> None:
@@ -210,6 +320,7 @@ def test_a_run_that_does_not_say_how_it_was_started_cannot_be_resumed(tmp_path: 
     [
         (BLOCK_BEGUN, {}), (BLOCK_BEGUN, {"block": 0}), (BLOCK_BEGUN, {"block": 0, "rounds": 5}),
         (BLOCK_BEGUN, {"block": "x", "rounds": [1]}), (BLOCK_BEGUN, {"block": [], "rounds": []}), ("training", {}),
+        (ENDING, {}), (ENDING, {"status": "ok", "detail": "x"}), (ENDING, {"status": [], "detail": "x"}),
     ],
 )  # fmt: skip
 def test_a_record_that_somebody_changed_is_no_past(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:

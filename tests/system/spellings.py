@@ -168,6 +168,24 @@ def arguments() -> set[bytes]:
     return found
 
 
+def core_limits(parent: int) -> dict[str, str]:
+    """Return the largest core file, in bytes, that each node's process may leave, of those that `parent` started."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if path.name.isdecimal() and b"node" in words and _parent(path) == parent:
+                row = next(x for x in (path / "limits").read_text().splitlines() if x.startswith("Max core file size"))
+                found[words[words.index(b"node") + 1].decode()] = row.split()[4]
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def _parent(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+
+
 def as_npy(bits: np.ndarray[Any, Any]) -> bytes:
     """Return a .npy file of bits."""
     out = io.BytesIO()

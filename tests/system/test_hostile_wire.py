@@ -23,7 +23,7 @@ from testbed import config
 from testbed.core.config import to_dict
 from testbed.net import messages as m
 from testbed.net import transport
-from testbed.net.session import Session
+from testbed.net.session import MAX_OWED, Session
 
 
 @pytest.fixture
@@ -81,6 +81,8 @@ def test_every_socket_has_its_limits(house: House) -> None:
     link = house.link(house.wire("bob"), "bob")
     sockets = [host.socket, host._transcript, guest.socket, ear.socket]
     house.sockets += sockets
+    for held in [house.hub.socket, link.socket]:  # any node of the lab can fill these
+        assert held.rcvhwm * held.maxmsgsize <= 1 << 30
     for held in [house.hub.socket, link.socket, *sockets]:
         assert 0 < held.maxmsgsize <= m.MAX_PUBLIC_BYTES
         assert 0 < held.rcvhwm <= 1 << 16
@@ -186,7 +188,7 @@ def test_what_is_said_before_bob_is_there_is_kept_up_to_a_limit(house: House) ->
     for _ in range(10_000):
         host.send(said("alice"))
     assert len(host._session.owed) == transport.MAX_EARLY
-    assert host.refused["queue_full"] == 10_000 - transport.MAX_EARLY
+    assert host.refused["queue_full"] == host.dropped == 10_000 - transport.MAX_EARLY
 
 
 def test_a_peer_that_reads_nothing_cannot_hold_up_who_sends(house: House) -> None:
@@ -200,6 +202,10 @@ def test_a_peer_that_reads_nothing_cannot_hold_up_who_sends(house: House) -> Non
         link.send(m.Failed(operation="x" * 2000, state="", detail=""))
     assert time.monotonic() - began_s < 60
     assert link.refused["queue_full"] > 0  # the hub did not read them from its socket
+    # nothing was acknowledged: neither an order, nor the greeting and what followed it
+    assert house.hub.drops() == [("bob", 5000 - MAX_OWED)]
+    assert house.hub.drops() == []
+    assert link.dropped == 5001 - MAX_OWED
 
 
 # ---------------------------------------------------------------- the simulated air

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from chromium import Browser, find
 
 from testbed import config
-from testbed.core.config import Experiment
+from testbed.core.config import Experiment, Lab
 
 pytest.importorskip("starlette", reason="the extra `live` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `live` is not installed")
@@ -29,14 +29,18 @@ pytest.importorskip("uvicorn", reason="the extra `live` is not installed")
 
 @pytest.fixture
 def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A run far longer than the test, that distils nothing meanwhile, with its page's address."""
+    """A run far longer than the test, at the pace of the clock, that distils nothing, with its page's address."""
+    lab = tmp_path / "lab.toml"
+    lab.write_text(config.find(Lab, "sim").read_text().replace('pace = "virtual"', 'pace = "wall"'))
     text = config.find(Experiment, "static_room").read_text()
     experiment = tmp_path / "long.toml"
     experiment.write_text(re.sub(r"block_rounds = \d+", "block_rounds = 100000", text))
     assert experiment.read_text() != text
     environment = {**os.environ, "TESTBED_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "testbed", "run", str(experiment), "--rounds", "100000", "--out", str(tmp_path)]
-    process = subprocess.Popen([*command, "--live"], stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, "--lab", str(lab), "--live"], stderr=subprocess.PIPE, text=True, env=environment
+    )
     assert process.stderr is not None
     try:
         lines = []

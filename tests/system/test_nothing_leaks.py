@@ -7,7 +7,10 @@ the search finds what is there, in `tests/unit/test_spellings.py`.
 from __future__ import annotations
 
 import json
+import os
+import resource
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,16 @@ class Listener(threading.Thread):
         self._wire.close()
 
 
+@pytest.fixture
+def cores_are_allowed() -> Iterator[None]:
+    """Let new processes leave core files, as a user may have it."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+@pytest.mark.usefixtures("cores_are_allowed")
 @pytest.mark.parametrize("mode", ["private", "experiment"])
 def test_no_key_leaves_its_node(tmp_path: Path, mode: Any, monkeypatch: Any, capfd: Any) -> None:
     plan = config.load_experiment("mobile_room")
@@ -67,6 +80,7 @@ def test_no_key_leaves_its_node(tmp_path: Path, mode: Any, monkeypatch: Any, cap
     said: list[bytes] = []
     received: list[Any] = []
     arguments: set[bytes] = set()
+    cores: dict[str, str] = {}
     listeners: list[Listener] = []
     decode, encode = m.decode, m.encode
 
@@ -89,6 +103,7 @@ def test_no_key_leaves_its_node(tmp_path: Path, mode: Any, monkeypatch: Any, cap
 
     def look(*_: Any) -> None:
         arguments.update(sp.arguments())
+        cores.update(sp.core_limits(os.getpid()))
 
     pads = pool_bits(lab)
     outcome = processes.run(plan, lab, name, tmp_path / "run", look, lambda *_: look())
@@ -110,6 +125,7 @@ def test_no_key_leaves_its_node(tmp_path: Path, mode: Any, monkeypatch: Any, cap
     }  # fmt: skip
     places |= dict(sp.files(tmp_path))
     assert len(listeners[0].heard) > 5
+    assert cores == dict.fromkeys(("alice", "bob", "eve"), "0")  # a process that is aborted writes no file either
     assert any(name.endswith("report.html") for name in places)
     assert any(name.endswith("alice.log") for name in places)
     assert sp.leaks(places.items(), {"key": sp.wanted(keys[0])}) == set()

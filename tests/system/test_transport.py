@@ -303,7 +303,7 @@ def test_a_state_with_impossible_numbers_is_refused_and_ends_nobody() -> None:
     bob = wire.context.socket(zmq.DEALER)
     bob.linger = 0
     bob.connect(f"tcp://127.0.0.1:{host.port}")
-    frames = [(-(2**63), 0, 0, 0), (5, 4, 0, 0), (0, 2**62, 0, 0), (0, 0, -2, 0), (0, 0, 0, -(2**63))]
+    frames = [(-(2**63), 0, 0, 0), (5, 4, 0, 0), (0, 2**31, 0, 0), (0, 0, -2, 0), (0, 0, 0, -(2**63))]
     for numbers in frames:
         bob.send(transport.HERE.pack(b"x" * 8, *numbers))
         assert until(host.socket, lambda: host.receive() is None)
@@ -311,6 +311,18 @@ def test_a_state_with_impossible_numbers_is_refused_and_ends_nobody() -> None:
     bob.close()
     host.socket.close(0)
     host._transcript.close(0)
+    wire.close()
+
+
+def test_an_address_that_is_none_costs_a_node_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator chooses where Bob and Eve connect, and may do so again and again."""
+    wire, made = transport.Wire(None), []
+    socket = wire.socket
+    monkeypatch.setattr(wire, "socket", lambda *args: made.append(socket(*args)) or made[-1])
+    for make in (transport.DiscussionGuest, transport.Eavesdropper):
+        with pytest.raises(InputError, match=r"cannot connect to tcp://\*:5000"):
+            make(wire, "tcp://*:5000", "alice")
+    assert [x.closed for x in made] == [True, True]
     wire.close()
 
 

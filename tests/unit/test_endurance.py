@@ -48,10 +48,12 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def keep(site: Site, role: str, block: int, content: bytes) -> None:
+def keep(site: Site, role: str, block: int, content: bytes, confirmed: bool = True) -> None:
     path = site.state / "sim" / role / "rehearsals" / NAME / f"block-{block:04d}.key"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+    if confirmed:
+        path.with_suffix(".confirmed").touch()
 
 
 def broken(site: Site) -> list[str]:
@@ -105,8 +107,29 @@ def test_keys_that_do_not_go_together_are_found(
     run = recorded(site.folder / "run", [0, 1], {0: [0, 1]}, {0: said})
     for role, content in (("alice", alice), ("bob", bob)):
         if content is not None:
-            keep(site, role, 0, content)
+            keep(site, role, 0, content, confirmed=None not in (alice, bob))
     site.check_keys(run, ended=True)
+    assert broken(site) == invariant
+
+
+@pytest.mark.parametrize(
+    ("alice", "bob", "ended", "invariant"),
+    [
+        (True, True, True, []),
+        (True, False, False, []),  # the coordinator died between the two
+        (True, False, True, ["the end of a run confirms its keys"]),
+        (True, None, False, ["a confirmed key is at both ends"]),
+        (None, False, False, []),
+    ],
+)
+def test_marks_that_say_too_much_or_too_little_are_found(
+    site: Site, alice: bool | None, bob: bool | None, ended: bool, invariant: list[str]
+) -> None:
+    run = recorded(site.folder / "run", [0, 1], {0: [0, 1]}, {0: 0})
+    for role, confirmed in (("alice", alice), ("bob", bob)):
+        if confirmed is not None:
+            keep(site, role, 0, b"one", confirmed)
+    site.check_keys(run, ended)
     assert broken(site) == invariant
 
 
@@ -168,3 +191,14 @@ def test_a_process_that_ends_by_itself_before_it_is_killed_is_no_kill(site: Site
     assert site.kill(process.pid)
     assert process.wait(timeout=30) == -9
     assert not site.kill(process.pid)
+
+
+def test_whether_a_run_had_failed_is_read_from_its_latest_end(site: Site) -> None:
+    run = recorded(site.folder / "run", [0], {}, {})
+    assert not _endurance.ends_failed(run)
+    writer = RunWriter(run.folder, run.start, past=run)
+    for status in ("finished", "failed"):
+        writer.event("run_ending", {"status": status, "detail": "x"})
+    writer._journal.close()
+    writer._lock.release(remove=False)
+    assert _endurance.ends_failed(reader.load(run.folder))

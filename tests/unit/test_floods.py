@@ -138,6 +138,22 @@ def test_timeouts_that_were_set_are_not_kept_without_end(server: iiod.IiodServer
     assert len(server.timeouts_ms) == 100
 
 
+def test_a_connection_that_was_idle_for_long_gives_way(
+    server: iiod.IiodServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [connected(server) for _ in range(iiod._MOST_SESSIONS)]
+    for wire in held:
+        wire.sendall(b"NOTHING\n")
+        assert wire.recv(10) == b"%d\n" % -errno.EINVAL
+    monkeypatch.setattr(iiod, "_IDLE_S", 0.0)
+    with connected(server) as one_more:
+        one_more.sendall(b"NOTHING\n")
+        assert one_more.recv(10) == b"%d\n" % -errno.EINVAL
+    assert held[0].recv(10) == b""  # the one that had said nothing for the longest time
+    for wire in held:
+        wire.close()
+
+
 def test_connections_that_say_nothing_are_few(server: iiod.IiodServer) -> None:
     held = [connected(server) for _ in range(iiod._MOST_SESSIONS)]
     for wire in held:  # each is being served before the next one comes
@@ -198,8 +214,9 @@ def test_what_eve_keeps_has_a_limit_in_bytes_over_all_blocks(monkeypatch: pytest
 # ---------------------------------------------------------------- what was delivered
 
 
-def test_a_run_that_has_ended_well_keeps_its_keys_whoever_orders_their_deletion(tmp_path: Path) -> None:
-    """A coordinator could welcome a node to any earlier run and have it delete the keys in use."""
+def test_a_key_that_both_ends_have_stays_whoever_orders_its_deletion(tmp_path: Path) -> None:
+    """A coordinator could welcome a node to any earlier run and have it delete the keys in use. Keys that are made
+    after that are no more final than before: one end may lack them."""
     from testbed.core.types import Key
 
     made = object.__new__(NodeDaemon)
@@ -207,23 +224,35 @@ def test_a_run_that_has_ended_well_keeps_its_keys_whoever_orders_their_deletion(
     made.state = SimpleNamespace(run="run-1", is_rehearsal=False)  # type: ignore[assignment]
     for block in (0, 1):
         assert made._store_key(Key(block, np.ones(128, np.uint8))) is None
-    made._drop_key(e.DropKey(0))  # while it goes on, as before
-    made._seal_keys(e.SealKeys())
+    made._drop_key(e.DropKey(0))  # its block failed
+    made._keep_keys(e.KeepKeys((0, 1)))
     made._drop_key(e.DropKey(1))
-    assert [p.name for p in sorted(tmp_path.rglob("block-*"))] == ["block-0001.key"]
+    assert made._store_key(Key(2, np.ones(128, np.uint8))) is None
+    assert [p.name for p in sorted(tmp_path.rglob("block-*"))] == [
+        "block-0001.confirmed", "block-0001.key", "block-0002.key",
+    ]  # fmt: skip
+    made._drop_key(e.DropKey(2))
+    assert [p.name for p in sorted(tmp_path.rglob("*.key"))] == ["block-0001.key"]
     made.state.run = "run-2"  # type: ignore[misc]
-    made._seal_keys(e.SealKeys())  # it has no keys, and gets no folder for that
+    made._keep_keys(e.KeepKeys((1,)))  # it has no keys, and gets no folder for that
     assert [p.name for p in (tmp_path / "keys").iterdir()] == ["run-1"]
 
 
-@pytest.mark.parametrize(
-    ("role", "kind", "sealed"),
-    [
-        ("alice", "stop", True), ("bob", "stop", True), ("alice", "abort", False), ("bob", "halt", False),
-        ("eve", "stop", False), ("ris", "stop", False),
-    ],
-)  # fmt: skip
-def test_only_the_good_end_of_a_run_makes_its_keys_final(role: str, kind: Any, sealed: bool) -> None:
-    """A run that was dropped may be resumed, and then orders the deletion of a key that one end lacks."""
-    assert (e.SealKeys() in welcomed(role).handle(e.Received(m.Finish(kind=kind)))) == sealed
-    assert e.SealKeys() not in NodeState(role, 1).handle(e.Received(m.Finish(kind=kind)))
+@pytest.mark.parametrize("role", ["alice", "bob", "eve", "ris"])
+@pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
+def test_what_is_kept_for_a_restart_is_deleted_when_the_record_has_the_end(role: str, kind: Any) -> None:
+    """A run whose end is not on record may be resumed, and its Alice must know what was said of earlier blocks."""
+    recorded, not_recorded = m.Finish(kind=kind, recorded=True), m.Finish(kind=kind)
+    assert (e.ForgetKnown() in welcomed(role).handle(e.Received(recorded))) == (role in ("alice", "bob"))
+    assert e.ForgetKnown() not in welcomed(role).handle(e.Received(not_recorded))
+    assert e.ForgetKnown() not in NodeState(role, 1).handle(e.Received(recorded))
+
+
+def test_only_an_end_of_the_pair_keeps_keys_and_only_in_a_run() -> None:
+    order = e.Received(m.KeepKeys(blocks=[3, 5]))
+    for role in ("alice", "bob"):
+        assert welcomed(role).handle(order) == [e.KeepKeys((3, 5))]
+    for node in (welcomed("eve"), NodeState("alice", 1)):
+        (refused,) = node.handle(order)
+        assert isinstance(refused, e.Report)
+        assert isinstance(refused.body, m.Failed)

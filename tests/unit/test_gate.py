@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 import pytest
+from msgspec import inspect
 
 from sim_backend import messages as w
 from testbed.core import gate
@@ -258,6 +259,36 @@ class _Loose(msgspec.Struct):
     words: gate.Text = ""
     number: gate.Finite = 0.0
     flags: list[bool] = []
+
+
+def numbers_without_limits(about: Any, path: str, seen: set[Any]) -> list[str]:
+    """Return the paths of all numbers in a schema that have no least or no largest value."""
+    match about:
+        case inspect.StructType() if about.cls not in seen:
+            seen.add(about.cls)
+            return [
+                x for f in about.fields
+                for x in numbers_without_limits(f.type, f"{about.cls.__name__}.{f.encode_name}", seen)
+            ]  # fmt: skip
+        case inspect.IntType() | inspect.FloatType():
+            has_both = (about.ge, about.gt) != (None, None) and (about.le, about.lt) != (None, None)
+            return [] if has_both else [path]
+        case inspect.UnionType():
+            inner = about.types
+        case inspect.ListType() | inspect.VarTupleType():
+            inner = (about.item_type,)
+        case inspect.TupleType():
+            inner = about.item_types
+        case inspect.DictType():
+            inner = (about.value_type,)
+        case _:
+            return []
+    return [x for kind in inner for x in numbers_without_limits(kind, path, seen)]
+
+
+@pytest.mark.parametrize("schema", [m.Envelope, m.PublicEnvelope, w.Request, w.Reply])
+def test_every_number_of_every_message_has_a_range(schema: Any) -> None:
+    assert numbers_without_limits(inspect.type_info(schema), "", set()) == []
 
 
 def test_what_a_schema_leaves_open_is_looked_at_and_nothing_else() -> None:

@@ -139,6 +139,23 @@ def test_series_beyond_the_most_are_left_out_and_counted() -> None:
     assert len(known.facts(agreed()).heard) == k.MOST_SERIES
 
 
+def test_what_would_keep_the_judge_busy_is_left_out_and_counted() -> None:
+    """64 series took Alice minutes, and so did one of 1024 features or of rounds that there never were."""
+    known = k.Knowledge(most_series=2)
+    known.add_heard([series("eve.0:alice"), series("eve.0:bob"), series("eve.1:alice")])
+    assert known.refused_series == 1
+    known.add_heard([series("eve.2:alice"), series("eve.0:alice", first=5)])  # in a later block, too
+    assert known.refused_series == 2
+    assert [h.name for h in known.facts(agreed()).heard] == ["eve.0:alice", "eve.0:bob"]
+    known = k.Knowledge()
+    known.add_heard([series("eve.0:alice"), series("eve.0:bob", first=1)], last_round=4)
+    assert known.refused_series == 1
+    own = agreed().features.values.shape[1]
+    known.add_heard([series("eve.1:alice", columns=4 * own), series("eve.1:bob", columns=4 * own + 1)])
+    assert [h.name for h in known.facts(agreed()).heard] == ["eve.0:alice", "eve.1:alice"]
+    assert known.refused_series == 2
+
+
 def test_blocks_of_one_series_are_joined_and_each_round_occurs_once() -> None:
     known = k.Knowledge()
     known.add_heard([series(first=0)])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from test_world_radio import Room, device_time, room
@@ -32,11 +33,11 @@ class Node:
         self.role = role
         self.radio: SimRadio = world.radio(role, seed=ord(role[0]), **options)
         self.work = RadioWork(self.radio, NodePlace(role=role, driver="sim"), Path(), lambda body: None)
-        plan = m.Configure(
+        self.plan = m.Configure(
             radio=RadioPlan(), probing=ProbingPlan(), chain=ChainPlan(), accounting=Accounting(epsilon_log2=32),
             experiment_mode=True, record_iq=False, seed=5,
         )  # fmt: skip
-        self.work.configure(plan, "run", 1)
+        self.work.configure(self.plan, "run", 1)
 
     def order(self, start_s: float, rounds: range, interval_s: float, paced: bool = False) -> m.Probe:
         """Return the order for these rounds on this node's clock, round 0 at `start_s` of the world."""
@@ -132,6 +133,41 @@ def test_a_device_that_holds_few_transmissions_is_never_asked_to_hold_more() -> 
     assert measured(21, queue=4) == measured(21)
 
 
+def test_what_an_experiment_may_report_is_not_reported_of_a_private_run_that_the_radio_refuses() -> None:
+    with room() as world:
+        node = Node(world, "alice")
+        private = msgspec.structs.replace(node.plan, experiment_mode=False, probing=ProbingPlan(waveform="unknown"))
+        with pytest.raises(InputError, match="unknown"):
+            node.work.configure(private, "other", 1)
+        with pytest.raises(InputError, match="no configured radio"):
+            node.probe(node.order(0.01, range(2), 2e-3))
+
+
+def test_a_train_of_another_year_is_refused() -> None:
+    """The device waited for it, and the node for the device, whatever was ordered then."""
+    with room() as world:
+        node = Node(world, "alice")
+        for ahead_s in (1e5, 1e12):
+            order = node.order(0.01, range(2), 2e-3)
+            slot = msgspec.structs.replace(order.rounds[1].slots[0], start_s=ahead_s)
+            for change in ({"end_s": ahead_s}, {"slots": [slot]}):
+                late = msgspec.structs.replace(order.rounds[1], **change)
+                with pytest.raises(InputError, match=r"a train that is over in .* s, accepted up to 90000 s"):
+                    node.probe(msgspec.structs.replace(order, rounds=[order.rounds[0], late]))
+        assert not node.work._coming
+
+
+def test_receptions_of_a_round_in_steps_have_a_limit() -> None:
+    with room() as world:
+        node = Node(world, "alice")
+        node.radio.receive = lambda n: IqBlock(np.zeros((1, 1), np.complex64), 1e6, 0.0)  # type: ignore[method-assign]
+        order = m.Step(round=1, step=0, action="receive", tx="bob", last=False)
+        for _ in range(operations.MOST_CAPTURES):
+            node.work.step(order)
+        with pytest.raises(InputError, match="64 receptions were ordered already"):
+            node.work.step(order)
+
+
 def test_one_late_burst_costs_its_own_round() -> None:
     with room() as world:
         nodes = [Node(world, role) for role in ("alice", "bob")]
@@ -148,6 +184,24 @@ def test_one_late_burst_costs_its_own_round() -> None:
     assert {n: x.fault for n, x in alice.items()} == {n: "device" if n == late.round else None for n in range(6)}
     assert [n for n, x in bob.items() if x.links[0].reason is not None] == [late.round]
     assert all(x.links[0].reason is None for x in alice.values())
+
+
+def test_a_burst_that_is_reported_as_late_after_it_was_queued_costs_its_own_round() -> None:
+    with room() as world:
+        nodes = [Node(world, role) for role in ("alice", "bob")]
+        orders = [node.order(0.01, range(6), 2e-3) for node in nodes]
+        late = orders[0].rounds[3]
+        failures = [(late.slots[0].start_s + late.margin_s, LateTransmit("alice", "transmit", "configured", "late"))]
+        failures.append((late.slots[0].start_s, LateTransmit("alice", "transmit", "configured", "of another run")))
+
+        def told() -> Any:
+            out, failures[:] = failures[:], []
+            return out
+
+        nodes[0].radio.failed_transmissions = told  # type: ignore[method-assign]
+        alice, bob = at_once(*(lambda n=n, o=o: n.probe(o) for n, o in zip(nodes, orders, strict=True)))
+    assert {n: x.fault for n, x in alice.items()} == {n: "late_tx" if n == 3 else None for n in range(6)}
+    assert [x.fault for x in bob.values()] == [None] * 6
 
 
 def test_bursts_whose_time_is_over_are_late_and_the_others_are_sent() -> None:

@@ -115,6 +115,25 @@ def test_what_alice_keeps_of_a_run_is_hers_and_comes_back_to_a_later_life(tmp_pa
     assert not path.parent.exists()
 
 
+def test_a_restarted_bob_gives_no_block_the_number_of_one_whose_key_was_dropped(tmp_path: Path) -> None:
+    def life() -> NodeDaemon:
+        made = node(tmp_path)
+        made._recalled, made._take = "", lambda event: None  # type: ignore[method-assign]
+        made.state.orders = SimpleNamespace(blocks=BlockNumbers())  # type: ignore[misc,assignment]
+        made._recall()
+        return made
+
+    first = life()
+    for block in (2, 3):
+        assert first._store_known(known.Numbered(block)) is None
+    first._store_key(KEY)
+    first._drop_key(e.DropKey(3))
+    assert not list(tmp_path.rglob("*.key"))
+    numbers = life().state.orders.blocks
+    assert "accepted from 4" in str(numbers.take("run-1", 3))
+    assert numbers.take("run-1", 4) is None
+
+
 def test_what_cannot_be_read_of_a_run_counts_as_nothing_known(tmp_path: Path) -> None:
     made = node(tmp_path)
     folder = tmp_path / "known" / "run-1"

@@ -551,6 +551,15 @@ def test_the_crystals_correction_moves_both_oscillators(endpoint: str) -> None:
         (f"{ADC} BUFFER watermark", b"", errno.EINVAL),
         (f"{PHY} ensm_mode", b"warp", errno.EINVAL),
         (f"{DAC} OUTPUT altvoltage0 scale", b"]]>", errno.EINVAL),
+        (f"{DAC} OUTPUT altvoltage0 frequency", b"1e308", errno.EINVAL),  # no later client could set a gain
+        (f"{DAC} OUTPUT altvoltage0 frequency", b"-1", errno.EINVAL),
+        (f"{DAC} OUTPUT altvoltage0 phase", b"1e300", errno.EINVAL),
+        (f"{DAC} OUTPUT altvoltage2 scale", b"1e308", errno.EINVAL),
+        (f"{DAC} OUTPUT altvoltage1 raw", b"1e300", errno.EINVAL),
+        (f"{DAC} OUTPUT voltage0 calibscale", b"-1e308", errno.EINVAL),
+        (f"{PHY} OUTPUT altvoltage1 powerdown", b"-1e300", errno.EINVAL),
+        (f"{PHY} INPUT voltage0 filter_fir_en", b"1e300", errno.EINVAL),
+        (f"{ADC} DEBUG direct_reg_access", b"0x1234567 5", errno.EINVAL),  # each address was remembered
     ],
 )
 def test_nothing_that_is_written_locks_a_later_client_out(
@@ -563,6 +572,18 @@ def test_nothing_that_is_written_locks_a_later_client_out(
     n = later.ask("PRINT")
     ET.fromstring(later.file.read(n + 1).decode())
     later.close()
+
+
+def test_many_blocks_of_a_long_buffer_are_refused(client: Client, device: EmulatedPluto) -> None:
+    """64 blocks of 4 Mi samples would take 1 GiB, also where two clients ask for one of the two each."""
+    assert client.ask(f"SET {ADC} BUFFERS_COUNT 64") == 0
+    assert client.ask(f"OPEN {ADC} {1 << 22} 00000003") == -errno.ENOMEM
+    assert client.ask(f"SET {ADC} BUFFERS_COUNT 4") == 0
+    assert client.ask(f"OPEN {ADC} {1 << 19} 00000003") == 0
+    other = Client(device)
+    assert other.ask(f"SET {ADC} BUFFERS_COUNT 64") == 0
+    assert other.ask(f"OPEN {ADC} 1 00000003") == -errno.ENOMEM
+    other.close()
 
 
 def test_whatever_a_value_is_the_xml_stays_one() -> None:

@@ -70,6 +70,10 @@ class Held:
         self.pattern = pattern
         return AppliedPattern(pattern.digest, 1.0)
 
+    def readback(self) -> SurfacePattern:
+        assert self.pattern is not None
+        return self.pattern
+
 
 @pytest.mark.parametrize("secret", [False, True])
 def test_nobody_chooses_a_pattern_of_a_secret_surface(secret: bool) -> None:
@@ -87,6 +91,24 @@ def test_nobody_chooses_a_pattern_of_a_secret_surface(secret: bool) -> None:
         assert work.apply_next(m.ApplyNext(round=0)).digest == "state-life-0"
         work.configure(msgspec.structs.replace(configured, surface=SurfacePlan(policy="random", secret=False)), "b", 7)
     assert work.apply(chosen).digest == SurfacePattern(np.zeros((4, 4), np.uint8), 1).digest
+
+
+def test_a_secret_pattern_that_stays_on_the_board_has_no_digest_in_a_later_run_or_process() -> None:
+    board, public = Held(), SurfacePattern(np.ones((4, 4), np.uint8), 1)
+    configured = m.Configure(
+        radio=RadioPlan(), probing=ProbingPlan(), chain=ChainPlan(), accounting=Accounting(), experiment_mode=False,
+        record_iq=False, seed=1, surface=SurfacePlan(policy="random"),
+    )  # fmt: skip
+    open_run = msgspec.structs.replace(configured, surface=SurfacePlan(), experiment_mode=True)
+    work = BoardWork(board, "ris", "life")
+    work.configure(configured, "a", 7)
+    work.apply_next(m.ApplyNext(round=0))
+    for later in (work, BoardWork(board, "ris", "other")):
+        later.configure(open_run, "b", 8)
+        assert later.read_surface(m.ReadSurface(round=1)).digest == UNKNOWN
+    work.apply(m.Apply(round=2, levels=public.levels.tobytes(), shape=(4, 4), phase_bits=1))
+    work.configure(open_run, "b", 8)  # again in the same run, as after a break of its connection
+    assert work.read_surface(m.ReadSurface(round=3)).digest == public.digest
 
 
 def test_a_name_holds_nothing_of_the_pattern() -> None:

@@ -26,9 +26,13 @@ def test_nothing_is_kept_beyond_a_limit_and_the_numbers_stay_without_a_gap() -> 
     session = Session("a")
     for n in range(MAX_OWED):
         assert session.say("x") == n
+    assert session.dropped == 0
     assert session.say("x") is None
+    assert session.say("x") is None
+    assert session.dropped == 2
     session.acknowledged(0)
     assert session.say("x") == MAX_OWED
+    assert session.dropped == 2
 
 
 def test_a_loss_is_known_from_what_was_numbered_before_the_question() -> None:

@@ -22,7 +22,7 @@ class EveLags(DirectAttack):
 
     def matches(self, facts: Facts, z: F64) -> list[Match]:
         now = at_rounds(*joined_of(facts), facts.rounds)
-        series = everywhere(facts, eves(facts)[0], z)
+        series = everywhere(facts, eves(facts)[0], z).values
         shifted = series.reshape(facts.rounds.size, series.shape[1] * series.shape[2])
         every = np.concatenate([now, shifted[:, :_MOST_INPUTS]], axis=1)
         return [Match(every, agreement_of(z, every))]

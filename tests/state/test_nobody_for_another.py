@@ -1,0 +1,124 @@
+"""What a node of the lab, above all Eve's, cannot do to a run: speak for another node, or stop the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from test_coordinator import LAB, Stage, agreement, probed
+
+from testbed.coordinator import timetable
+from testbed.core.outcomes import EveReport, KeyReport, TrainReport
+from testbed.net import messages as m
+
+EVE = EveReport(
+    block=0, sacrificed_bits=9, covered_bits=9, sacrificed_errors=4, best_link="alice", transcript_complete=True
+)
+TRAINED = TrainReport(block=0, probes=3, model=None, public_bytes=0, messages=0, failure="protocol")
+PATTERN = m.PatternSet(round=0, digest="0123456789ab", device_time_s=100.0)
+BY_OTHERS: list[tuple[Any, tuple[str, ...]]] = [
+    (m.Applied(round=1, digest="0123456789ab", device_time_s=100.0), ("ris",)),
+    (m.Scheduled(patterns=[PATTERN], device_time_s=100.0, shape=(2, 2)), ("ris",)),
+    (m.SurfaceHeld(round=1, digest="0123456789ab"), ("ris",)),
+    (m.Failed(operation="apply", state="ready", detail="x"), ("ris",)),
+    (m.Failed(operation="applynext", state="ready", detail="x"), ("ris",)),
+    (m.Failed(operation="schedule", state="ready", detail="x"), ("ris",)),
+    (m.Failed(operation="readsurface", state="ready", detail="x"), ("ris",)),
+    (m.Captured(round=1), ("alice", "bob", "eve")),
+    (m.Stepped(round=1, step=0), ("alice", "bob", "eve")),
+    (m.Agreed(report=agreement(0)), ("alice", "bob")),
+    (m.Trained(report=TRAINED), ("alice", "bob")),
+    (m.Amplified(report=KeyReport(block=0, key_bits=7)), ("alice", "bob")),
+    (m.Attacked(report=EVE), ("eve",)),
+    (m.KeyGuessed(block=0, digest=None), ("eve",)),
+]
+"""Messages, and whose they are."""
+
+
+@pytest.mark.parametrize(("body", "whose"), BY_OTHERS, ids=lambda x: getattr(x, "operation", type(x).__name__))
+@pytest.mark.parametrize("surface", ["random", "fixed"])
+def test_no_node_speaks_for_another(body: Any, whose: tuple[str, ...], surface: str) -> None:
+    """Others say it after every order that a node gets; the run is what it is without that."""
+
+    def meddled(node: str, order: Any) -> list[Any] | None:
+        if node in whose or isinstance(order, m.Finish):
+            return None
+        usual = stage.usual(node, order)
+        return [body, *usual, body]
+
+    quiet = Stage(surface={"policy": surface})
+    quiet.join()
+    stage = Stage(meddled, surface={"policy": surface})
+    stage.join()
+    assert stage.over == quiet.over
+    assert [(r.round, r.kept, r.reason, r.surface) for r in stage.rounds] == [
+        (r.round, r.kept, r.reason, r.surface) for r in quiet.rounds
+    ]
+    assert [b.block for b in stage.blocks] == [b.block for b in quiet.blocks]
+    assert {n.detail["node"] for n in stage.notes if n.kind == "unexpected"} == set(stage.state.nodes) - set(whose)
+
+
+def test_a_radio_of_eves_that_always_fails_is_left_out_and_rejects_no_round() -> None:
+    def failing(node: str, order: Any) -> list[Any] | None:
+        if node == "eve" and isinstance(order, m.Probe):
+            return [m.Failed(operation="probe", state="probing", detail="no samples")]
+        return None
+
+    stage = Stage(failing, rounds=12, surface={"policy": "none"})
+    stage.join()
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert [r.kept for r in stage.rounds] == [True] * 12
+    assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+
+
+def greeted(eve: dict[str, Any], pace: str | None = None, beams: dict[str, Any] | None = None) -> Stage:
+    """A run in which Eve's node claims these properties, until its first order to probe."""
+    stage = Stage(
+        lambda node, order: [] if isinstance(order, m.Probe) else None, lab={**LAB, "world": {"pace": pace}},
+        surface={"policy": "none"}, beams=beams or {},
+    )  # fmt: skip
+    for name, node in stage.state.nodes.items():
+        if name != "ris":
+            hello = m.Hello(role=node.role, identity={}, pid=1, discussion_port=1, transcript_port=2, n_antennas=2)  # type: ignore[arg-type]
+            stage.take(stage.says(name, msgspec.structs.replace(hello, **eve) if name == "eve" else hello))
+    return stage
+
+
+@pytest.mark.parametrize("pace", ["virtual", "wall"])
+@pytest.mark.parametrize(
+    ("claim", "most_s"),
+    [
+        ({"turnaround_s": 3600.0}, 0.3),
+        ({"host_turnaround_s": 3600.0}, 0.3),
+        ({"timing_spread_s": 3600.0}, 0.05),
+        ({"n_antennas": 256}, 0.05),
+    ],
+)
+def test_what_eves_node_says_of_itself_stretches_no_round_without_end(
+    claim: dict[str, Any], most_s: float, pace: str
+) -> None:
+    scheduler = greeted(claim, pace, {"policy": "svd"}).state.timetable.scheduler
+    assert scheduler is not None
+    start_s, end_s = scheduler.plan(0.0, 0.0)
+    assert end_s - start_s < most_s
+
+
+@pytest.mark.parametrize("name", ["alice", "eve"])
+def test_only_who_transmits_can_be_late(name: str) -> None:
+    """Late transmissions make the coordinator order rounds earlier and one at a time."""
+
+    def late(node: str, order: Any) -> list[Any] | None:
+        if node != name or not isinstance(order, m.Probe):
+            return None
+        report = probed(node, order)
+        faulty = [msgspec.structs.replace(x, fault="late_tx") for x in report.rounds]
+        return [m.Captured(round=order.round), m.Probed(rounds=faulty)]
+
+    stage = Stage(late, lab={**LAB, "world": None}, surface={"policy": "none"}, rounds=40)
+    stage.join()
+    stage.wait(20.0)
+    scheduler = stage.state.timetable.scheduler
+    assert scheduler is not None
+    assert (scheduler.lead_s > timetable.FIRST_LEAD_S) == (name == "alice")

@@ -1,0 +1,75 @@
+"""Memory that a block needed for a short time is given back to the system."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed.chain.knowledge import Knowledge, heard_series
+from testbed.core import memory
+from testbed.core.types import Features
+from testbed.net import messages as m
+from testbed.nodes import events as e
+from testbed.nodes.daemon import NodeDaemon
+
+USED = """
+import numpy as np
+from testbed.benchmarks._endurance import memory_mb
+from testbed.core import memory
+import os
+blocks = [np.ones(12_000) for _ in range(1000)]
+last = [np.ones(100) for _ in range(1000)]
+del blocks
+before = memory_mb(os.getpid())
+memory.give_back()
+print(before - memory_mb(os.getpid()))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library gives memory back, or not, by itself")
+def test_freed_memory_below_memory_in_use_is_given_back() -> None:
+    """96 MB in pieces of 96 kB, above which something is still in use: the C library keeps them otherwise."""
+    done = subprocess.run([sys.executable, "-c", USED], capture_output=True, text=True, timeout=120, check=True)
+    assert float(done.stdout) > 60.0
+
+
+@pytest.mark.parametrize(
+    ("body", "gives"),
+    [
+        (m.KeyGuessed(block=0, digest=None), True), (m.Failed(operation="x", state="", detail=""), False),
+        (m.Captured(round=1), False),
+    ],
+)  # fmt: skip
+def test_a_node_gives_memory_back_after_a_stage_of_a_block(
+    body: Any, gives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(memory, "give_back", lambda: did.append("given back"))
+    made = object.__new__(NodeDaemon)
+    made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
+    made._report(e.Report(body))
+    assert did == ["sent", *(["given back"] if gives else [])]
+
+
+def test_what_eve_reported_is_kept_as_short_as_it_came_and_joined_without_a_change() -> None:
+    rng = np.random.default_rng(1)
+    known = Knowledge()
+    values = rng.normal(size=(40, 3)).astype(np.float32)
+    for part in range(4):
+        rows = slice(10 * part, 10 * part + 10)
+        features = Features(values[rows].astype(np.float64), np.arange(rows.start, rows.stop))
+        known.add_heard([heard_series("eve.0:alice", features)])
+    (kept,) = known._heard.values()
+    assert sum(len(x.values) + len(x.rounds) for x in kept) == 40 * (3 * 4 + 8)
+    (heard,) = known._all_heard()
+    assert heard.rounds.tolist() == list(range(40))
+    assert heard.values.dtype == np.float64
+    assert np.array_equal(heard.values, values.astype(np.float64))
+    known.add_heard([heard_series("eve.0:alice", Features(values[:5].astype(np.float64), np.arange(35, 40)))])
+    assert known.refused_series == 1
