@@ -60,7 +60,8 @@ def replay(
     from testbed.replay import replay as replaying
 
     plan = config.load_chain(chain) if chain is not None else None
-    summary = replaying.replay(source, plan, cut, Steps(quiet).tell, seed, map_file, out)
+    with Steps(quiet) as steps:
+        summary = replaying.replay(source, plan, cut, steps.tell, seed, map_file, out)
     page = None
     if out is not None:
         from testbed.report import html
@@ -151,10 +152,12 @@ def audit(
     from testbed.assess import audit as auditing
     from testbed.records import reader
 
-    loaded, steps, found = [reader.load(path) for path in runs], Steps(quiet), []
-    for i, run in enumerate(loaded):
-        found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
-        steps.tell((i + 1) / len(loaded), f"{runs[i].name} is audited")
+    found = []
+    with Steps(quiet) as steps:
+        loaded = [reader.load(path) for path in runs]
+        for i, run in enumerate(loaded):
+            steps.tell(i / len(loaded), f"{runs[i].name} is being audited")
+            found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
     exposed = sum(row.get("exposed", False) for row in found)
     if as_json:
         print_json({"keys_exposed": exposed, "keys": found})

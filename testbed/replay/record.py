@@ -118,8 +118,8 @@ def _write_cut(writer: RunWriter, cut: Cut, names: Mapping[str, str], eves: Mapp
     links: dict[tuple[str, str], CsiSeries | None] = {(bob, alice): cut.alice, (alice, bob): cut.bob}
     for label, node in eves.items():
         links |= {(alice, node): cut.eves[label].from_alice, (bob, node): cut.eves[label].from_bob}
-    there = {ends: np.isfinite(s.h).any(axis=(1, 2, 3)) for ends, s in links.items() if s is not None}
-    kept = there[bob, alice] & there[alice, bob]
+    there = {ends: np.asarray(np.isfinite(s.h).any(axis=(1, 2, 3))) for ends, s in links.items() if s is not None}
+    kept = np.logical_and(there[bob, alice], there[alice, bob])
     for part in _parts(len(kept)):
         with writer.together():
             for i in part:

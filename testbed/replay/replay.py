@@ -71,7 +71,11 @@ def replay(
     results = {}
     for i, name in enumerate(names):
         progress(i / len(names), f"cut {name}")
-        results[name] = _replay_cut(_as_planned(recording.cuts[name], experiment, seed))
+
+        def within(share: float, what: str, i: int = i, name: str = name) -> None:
+            progress((i + share) / len(names), f"cut {name}: {what}")
+
+        results[name] = _replay_cut(_as_planned(recording.cuts[name], experiment, seed), within)
     about = {
         "source": recording.name,
         "path": str(source),
@@ -146,7 +150,7 @@ def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int |
     return cut if seed is None else replace(cut, seed=seed)
 
 
-def _replay_cut(cut: Cut) -> _Replayed:
+def _replay_cut(cut: Cut, progress: Progress) -> _Replayed:
     started = time.monotonic()
     cut, turned = bins.in_order(cut)
     plan, accounting, training_plan, seed = cut.chain, cut.accounting, cut.training, cut.seed
@@ -159,10 +163,14 @@ def _replay_cut(cut: Cut) -> _Replayed:
     known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
     attempts, feeding = _train(chain, cut, feeding, training_plan, seed, known)
     numbers = cut.alice.rounds[feeding] if _has_own_numbers(cut) else None
-    blocks = [
-        _distil(chain, cut, _Probes(feeding, i * size, size, numbers), i + len(attempts), seed, known)
-        for i in range(n_blocks)
-    ]
+    blocks = []
+    for i in range(n_blocks):
+
+        def within(share: float, what: str, i: int = i) -> None:
+            progress((i + share) / n_blocks, f"block {i + 1} of {n_blocks}: {what}")
+
+        probes = _Probes(feeding, i * size, size, numbers)
+        blocks.append(_distil(chain, cut, probes, i + len(attempts), seed, known, within))
     alice_db = agreement.level_db(cut.alice.h)
     bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
     both = np.isfinite(alice_db).any(axis=1) & np.isfinite(bob_db).any(axis=1)
@@ -312,9 +320,11 @@ class _Probes:
 
 
 def _distil(
-    chain: KeyChain, cut: Cut, probes: _Probes, number: int, seed: int, known: Mapping[str, Knowledge]
+    chain: KeyChain, cut: Cut, probes: _Probes, number: int, seed: int, known: Mapping[str, Knowledge],
+    progress: Progress,
 ) -> _Block:  # fmt: skip
     """Run a block through the chain, against every Eve."""
+    progress(0.0, "both ends agree on a string")
     alice, bob, said = dialogue.run(
         chain.agree("alice", _take(cut.alice, probes.which), number, seed),
         chain.agree("bob", _take(cut.bob, probes.which), number, seed),
@@ -343,6 +353,8 @@ def _distil(
         _close(alice, probes, known)
         return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None, rounds)
     surface = _surface(cut, probes)
+    steps = 2 + len(judged)
+    progress(1 / (steps + 1), "what could an Eve know of it?")
     final = _amplify(chain, alice, bob, known[ALL], probes, surface, seed)
 
     def against(whom: str) -> int:
@@ -352,7 +364,11 @@ def _distil(
             return final.key_bits
         return _amplify(chain, alice, bob, known[whom], probes, surface, seed).key_bits
 
-    if_there = {label: against(label) for label in judged}
+    if_there = {}
+    for i, label in enumerate(judged):
+        progress((2 + i) / (steps + 1), f"what would Eve {label!r} alone leave?")
+        if_there[label] = against(label)
+    progress(steps / (steps + 1), "what would an Eve leave who was not measured?")
     unmeasured = against(NOBODY)
     _close(alice, probes, known)
     eve_key = None

@@ -113,10 +113,11 @@ def node(_: Path) -> Iterator[Feed]:
     trees = _trees([m.Envelope(m.Header(0, m.VERSION, "coordinator", "1", "r"), body) for body in _bodies()])
     welcome = e.Received(m.Welcome(run="r", lost_after_s=8.0))
     configure = e.Received(next(b for b in _bodies() if isinstance(b, m.Configure)))
+    tuned = e.DeviceDone(m.Configured(accepted={}))
 
     def feed(rng: random.Random) -> str:
         made = NodeState(rng.choice(["alice", "bob", "eve", "ris"]), 1)
-        for event in [welcome, configure][: rng.randrange(3)]:
+        for event in [welcome, configure, tuned][: rng.randrange(4)]:
             made.handle(event)
         outcome = "refused"
         for _ in range(3):
@@ -802,18 +803,19 @@ class FakeTime:
 def _board(module: Any, answer: Callable[[random.Random], Callable[[bytes], bytes]], operate: Any) -> Iterator[Feed]:
     from testbed.core.world import DriverContext
 
-    real = module.SerialLink, module.time
+    real = module.SerialLink, module.time, getattr(module, "os", None)
     context = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
 
     def feed(rng: random.Random) -> str:
         module.SerialLink = lambda *_: FakeLine(answer(rng))
         module.time = FakeTime()
+        module.os = type("os", (), {"urandom": rng.randbytes})
         return refusing(lambda: operate(context, rng), DeviceError, InputError)
 
     try:
         yield feed
     finally:
-        module.SerialLink, module.time = real
+        module.SerialLink, module.time, module.os = real
 
 
 @contextlib.contextmanager
