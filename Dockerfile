@@ -2,8 +2,9 @@
 # USRP needs Debian's python3-uhd in an environment with NumPy 1: docs/troubleshooting.md.
 #
 #     docker build -t testbed --build-arg VERSION="$(.venv/bin/testbed --version)" .
-#     docker run --rm -v "$PWD/runs:/home/lab/runs" testbed run static_room --seed 7
-#     docker run --rm --network host --device /dev/ttyUSB0 -v …  testbed doctor --lab bench.toml
+#     mkdir -p runs && docker run --rm -v "$PWD/runs:/home/lab/runs" testbed run static_room --seed 7
+#
+# docs/how-to/container.md: users, keys, devices, the live page, and what of this file was tried.
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \

@@ -35,7 +35,7 @@ SECTIONS: dict[str, list[str]] = {
         "troubleshooting.md",
     ],
     "Who knows the key": ["what-eve-knows.md", "threats.md"],
-    "Topics": ["beams.md", "reciprocity.md", "clients.md", "reliability.md", "others.md"],
+    "Topics": ["beams.md", "reciprocity.md", "clients.md", "pace.md", "reliability.md", "others.md"],
     "Reference": ["made/commands.md", "made/files.md", "made/stages.md", "made/python.md", "glossary.md", "citing.md"],
     "House": ["architecture.md", "states.md", "CONTRIBUTING.md", "CHANGELOG.md"],
 }

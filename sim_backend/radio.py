@@ -195,7 +195,8 @@ class SimRadio(Radio):
             return out * len(blocks)
         if not self._time_runs:
             return out + self._tell_many(blocks[1:])
-        made = [self._transmission(self._clock.world_ticks(x.time_s), x, False, True) for x in blocks[1:]]
+        starts = [self._clock.world_ticks(x.time_s) for x in blocks[1:]]
+        made = self._transmissions(starts, blocks[1:], cyclic=False, answer=True)
         for found in self._link.ask_many([request for request, _ in made], [x for _, x in made], self.state):
             if isinstance(found, DeviceError):
                 out.append(found)
@@ -249,19 +250,27 @@ class SimRadio(Radio):
         """Return the request for a transmission from tick `start` on, and its samples as they leave the antenna."""
         if start < 0:
             raise LateTransmit(self.name, "transmit", self.state, "before the world began")
+        (made,) = self._transmissions([start], [block], cyclic, answer)
+        return made
+
+    def _transmissions(
+        self, starts: Sequence[int], blocks: Sequence[IqBlock], cyclic: bool, answer: bool
+    ) -> list[tuple[Transmit, C64]]:
         front = self._front_end()
-        shift = front.jitter("tx", start)
-        samples = front.send(np.asarray(block.samples, np.complex64), start + shift)
-        request = Transmit(
-            id=self._link.next_id(),
-            session=self._link.session,
-            start=start,
-            shift=shift,
-            cyclic=cyclic,
-            answer=answer,
-            seed=self._world_seed,
+        shifts = [front.jitter("tx", start) for start in starts]
+        samples = front.send_many(
+            [np.asarray(x.samples, np.complex64) for x in blocks], list(map(operator.add, starts, shifts))
         )
-        return request, samples
+        return [
+            (
+                Transmit(
+                    id=self._link.next_id(), session=self._link.session, start=start, shift=shift, cyclic=cyclic,
+                    answer=answer, seed=self._world_seed,
+                ),
+                x,
+            )
+            for start, shift, x in zip(starts, shifts, samples, strict=True)
+        ]  # fmt: skip
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         if n_samples > MAX_SAMPLES:

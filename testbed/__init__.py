@@ -21,6 +21,8 @@ try:
     from testbed._version import version as __version__
 except ImportError:  # the sources were copied, but neither built nor installed
     __version__, __commit__ = "0+unknown", None
+if __commit__ is None and "+g" in __version__:  # built without the repository, as in a container: the version was given
+    __commit__ = __version__.partition("+")[2].split(".")[0]
 
 __all__ = ["__commit__", "__version__", "open", "replay", "run"]
 

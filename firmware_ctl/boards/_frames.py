@@ -27,6 +27,7 @@ class Command(IntEnum):
     TIME = 0x0B
     WATCHDOG = 0x0C
     RESET = 0x0D
+    SCHEDULE = 0x0E
 
 
 DONE, QUEUED, BOOTED, ERROR = 0x80, 0xC0, 0xFE, 0xFF
@@ -53,6 +54,8 @@ class Refusal(IntEnum):
     BAD_CONTENT = 15
     BAD_CHAIN = 16
     BAD_VALUE = 17
+    TOO_LATE = 18
+    SCHEDULED = 19
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from collections import deque
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -36,6 +36,10 @@ busy."""
 _LONGEST_REPLY = 2**16
 _LONGEST_SILENCE_S = 1000.0
 """Longest time that the board's watchdog can be set to."""
+_LATENCY_S = 2e-3
+"""Time from an order until its first pattern can be latched: its frame on the wire and its bits in the chain."""
+_FARTHEST_S = 2000.0
+"""Latest time from now at which a pattern may be scheduled: the board's clock wraps every 72 minutes."""
 _LATE_S = 0.05
 """If the board's outputs do not hold what it acknowledged, the driver waits this long before it repeats the command."""
 
@@ -125,7 +129,10 @@ class Ris595(Board):
 
     @property
     def capabilities(self) -> BoardCapabilities:
-        return BoardCapabilities(timed=True, can_queue=True, codebook_size=self._capacity)
+        return BoardCapabilities(
+            timed=True, can_queue=True, codebook_size=self._capacity, schedule_size=self._schedule_size,
+            latency_s=_LATENCY_S,
+        )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         return {"driver": "ris595", "serial": f"{self._serial:08x}", "firmware": self._version}
@@ -178,6 +185,27 @@ class Ris595(Board):
         reply = self._run("trigger", Command.TRIGGER, b"", timeout_s, crc=crc, anew=False)
         return AppliedPattern(pattern.digest, self._latched_s(reply))
 
+    def _do_schedule(
+        self, patterns: Sequence[SurfacePattern], times_s: Sequence[float], timeout_s: float
+    ) -> list[AppliedPattern]:
+        self._run("schedule", Command.TIME, b"", timeout_s)  # begins a session with a board that was reset
+        ahead_s = times_s[-1] - self._known * 1e-6
+        if ahead_s > _FARTHEST_S:
+            detail = f"a pattern is due in {ahead_s:.0f} s, accepted up to {_FARTHEST_S:g} s"
+            raise DeviceError(self.name, "schedule", self.state, detail)
+        due = enumerate(zip(patterns, times_s, strict=True))
+        requests = (self._entry(index, pattern, time_s) for index, (pattern, time_s) in due)
+        return [
+            AppliedPattern(sent.digest, self._unwrapped(struct.unpack_from("<I", answer.payload)[0], at_s) * 1e-6)
+            for (sent, answer), at_s in zip(self._ahead("schedule", requests, timeout_s), times_s, strict=True)
+        ]
+
+    def _entry(self, index: int, pattern: SurfacePattern, time_s: float) -> _InFlight:
+        """Return the request for a pattern of a schedule."""
+        data = _packed(pattern)
+        payload = struct.pack("<HI", index, round(1e6 * time_s) % 2**32) + data
+        return self._request(Command.SCHEDULE, payload, zlib.crc32(data), pattern.digest)
+
     def _do_upload(self, codebook: Sequence[SurfacePattern], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
         data = b"".join(map(_packed, codebook))
@@ -199,17 +227,23 @@ class Ris595(Board):
     def _do_apply_many(
         self, steps: Sequence[SurfacePattern | int], timeout_s: float
     ) -> Generator[AppliedPattern, None, None]:
-        """Keep several requests in flight, so that the adapter's latency does not delay every pattern."""
         self._run("apply_many", Command.TIME, b"", timeout_s)  # begins a session with a board that was reset
         for step in steps:
             if isinstance(step, int):
                 self._stored("apply_many", step)
-        coming = map(self._step, steps)
+        for sent, answer in self._ahead("apply_many", map(self._step, steps), timeout_s):
+            yield AppliedPattern(sent.digest, self._latched_s(answer))
+
+    def _ahead(
+        self, operation: str, coming: Iterator[_InFlight], timeout_s: float
+    ) -> Generator[tuple[_InFlight, Reply], None, None]:
+        """Yield each request with its reply. Several are in flight, so that the adapter's latency does not delay every
+        pattern."""
         waiting = next(coming, None)
         in_flight: deque[_InFlight] = deque()
         deadline_s = again_s = 0.0
         while waiting is not None or in_flight:
-            self._require_open("apply_many")
+            self._require_open(operation)
             fresh = []
             n_bytes = sum(len(x.frame) for x in in_flight)
             while waiting is not None and (not in_flight or n_bytes + len(waiting.frame) <= self._input_bytes):
@@ -225,29 +259,33 @@ class Ris595(Board):
             answer = self._next_reply(min(again_s, deadline_s))
             if answer is None:
                 if time.monotonic() >= deadline_s:
-                    raise DeviceTimeout(self.name, "apply_many", self.state, "the board does not answer")
+                    raise DeviceTimeout(self.name, operation, self.state, "the board does not answer")
                 # the board repeats its reply to requests that it executed and refuses older ones: it does nothing twice
                 self._link.write(b"".join(x.frame for x in in_flight), timeout_s)
                 again_s = time.monotonic() + 10 * n_bytes / self._baud + _PATIENCE_S
                 continue
             first = in_flight[0]
-            if self._answers(answer, first, in_flight):
+            if self._answers(operation, answer, first, in_flight):
                 in_flight.popleft()
                 deadline_s = 0.0
-                yield AppliedPattern(first.digest, self._latched_s(answer))
+                yield first, answer
 
     def _step(self, step: SurfacePattern | int) -> _InFlight:
         """Return the request for a pattern or for the index of a stored one."""
-        self._seq = self._seq % 0xFFFF + 1
         if isinstance(step, SurfacePattern):
             command, pattern, payload = Command.APPLY, step, _packed(step)
         else:
             command, pattern = Command.INDEX, self._stored("apply_many", step)
             payload = struct.pack("<H", step)
-        crc = zlib.crc32(_packed(pattern))
-        return _InFlight(self._seq, command, crc, pattern.digest, _frames.request(self._seq, command, payload))
+        return self._request(command, payload, zlib.crc32(_packed(pattern)), pattern.digest)
 
-    def _answers(self, answer: Reply, first: _InFlight, in_flight: Collection[_InFlight]) -> bool:
+    def _request(self, command: Command, payload: bytes, crc: int, digest: str) -> _InFlight:
+        self._seq = self._seq % 0xFFFF + 1
+        return _InFlight(self._seq, command, crc, digest, _frames.request(self._seq, command, payload))
+
+    def _answers(
+        self, operation: str, answer: Reply, first: _InFlight, in_flight: Collection[_InFlight]
+    ) -> bool:  # fmt: skip
         """Return whether this is the last reply to the first request in flight; raises where none can come."""
         wrong = None
         if answer.kind == _frames.BOOTED:
@@ -271,7 +309,7 @@ class Ris595(Board):
         elif any(x.seq == answer.seq for x in in_flight):
             wrong = "an acknowledgement was lost"
         if wrong is not None:
-            raise DeviceError(self.name, "apply_many", self.state, wrong)
+            raise DeviceError(self.name, operation, self.state, wrong)
         return False  # a late or repeated reply
 
     def _stored(self, operation: str, index: int) -> SurfacePattern:
@@ -390,7 +428,7 @@ class Ris595(Board):
             except PortLost:
                 self._link.reopen(max(0.0, deadline_s - time.monotonic()))
                 continue
-            if payload[:4] == session and len(payload) == 33:
+            if payload[:4] == session and len(payload) in (33, 35):
                 break
         major, minor, patch, bits, rows, columns, capacity = struct.unpack_from("<4B3H", payload, 4)
         chunk, serial, clock_us, _, input_bytes = struct.unpack_from("<HIIBH", payload, 20)
@@ -408,6 +446,8 @@ class Ris595(Board):
             )  # fmt: skip
         self._board, self._serial, self._shape, self._phase_bits = found, serial, (rows, columns), bits
         self._capacity, self._chunk, self._input_bytes = capacity, chunk, input_bytes
+        # firmware before 1.2 latches nothing by time
+        self._schedule_size = struct.unpack_from("<H", payload, 33)[0] if len(payload) == 35 else 0
         self._version = f"{major}.{minor}.{patch}"
         self._pattern_bytes = (rows * columns * self._phase_bits + 7) // 8
         self._queued = None
@@ -428,10 +468,14 @@ class Ris595(Board):
     def _time_s(self, clock_us: int) -> float:
         """Return seconds of the board's clock, which wraps every 72 minutes: nearest to what is expected."""
         now_s = time.monotonic()
-        expected = self._known + round(1e6 * (now_s - self._known_at_s))
-        turns = round((expected - clock_us) / 2**32)
-        self._known, self._known_at_s = clock_us + turns * 2**32, now_s
+        expected_s = self._known * 1e-6 + now_s - self._known_at_s
+        self._known, self._known_at_s = self._unwrapped(clock_us, expected_s), now_s
         return self._known * 1e-6
+
+    @staticmethod
+    def _unwrapped(clock_us: int, near_s: float) -> int:
+        """Return the µs of the clock, not wrapped, that are nearest to a time."""
+        return clock_us + round((1e6 * near_s - clock_us) / 2**32) * 2**32
 
 
 def _packed(pattern: SurfacePattern) -> bytes:

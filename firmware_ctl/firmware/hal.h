@@ -2,6 +2,7 @@
 #ifndef RIS_HAL_H
 #define RIS_HAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,6 +23,15 @@ struct hal {
 
     /* Return the time of the clock that is used for time stamps, in µs; it wraps. */
     uint32_t (*clock_us)(void *self);
+
+    /* Latch the bits of the chain at this time of the clock; false if it has passed. */
+    bool (*latch_at)(void *self, uint32_t time_us);
+
+    /* Return whether the chain holds bits that wait for their time; false where the hardware takes several at once. */
+    bool (*latch_waits)(void *self);
+
+    /* Forget the time at which to latch. */
+    void (*forget_latch)(void *self);
 
     /* Start again as after power-up. It may return before this happens. */
     void (*reset)(void *self);

@@ -244,6 +244,7 @@ class Pluto(Radio):
                 direction.find_channel(f"voltage{i}", direction is sdr._txdac).enabled = True
         device = _Device(sdr, sdr._rxadc, sdr._txdac, los[1].attrs["powerdown"])
         self._worker.require_heard("open")
+        has_tdd = self._stop_tdd(sdr)
         self._ranges = ranges
         self._bandwidth_hz = {"rx": _range(rx, "rf_bandwidth_available"), "tx": _range(tx, "rf_bandwidth_available")}
         self._identity = {
@@ -252,9 +253,19 @@ class Pluto(Radio):
             "model": sdr.ctx.attrs.get("hw_model", ""),
             "libiio": ".".join(str(x) for x in self._iio.version[:2]),
             "uri": uri,
+            "tdd_engine": has_tdd,
         }
         self._device, self._may_radiate = device, True
         return device
+
+    def _stop_tdd(self, sdr: Any) -> bool:
+        """Stop the FPGA's TDD engine (firmware from 0.39 on) if another program has left it enabled, because the
+        receiver would wait for its frames. Returns whether there is one."""
+        engine = sdr.ctx.find_device("iio-axi-tdd-0")
+        if engine is not None and engine.attrs["enable"].value.strip() == "1":
+            engine.attrs["enable"].value = "0"
+            log.warning("%s: the TDD engine was enabled by another program, and is stopped", self.name)
+        return engine is not None
 
     def _find(self) -> str:
         """Return the URI of the device with the serial number."""

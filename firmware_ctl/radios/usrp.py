@@ -11,6 +11,7 @@ import importlib
 import io
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,11 +29,10 @@ log = logging.getLogger("testbed.node")
 
 _SLICE_S = 0.05
 """Longest single wait inside UHD, which neither Ctrl-C nor a halt can interrupt."""
-_QUEUED_BURSTS = 8
-"""Number of transmissions of a frame's length that fit into the send buffers of any USRP; `send` waits while these are
-full."""
-_QUEUED_CAPTURES = 4
-"""Largest number of stream commands that wait in the device; a B210 takes eight."""
+_SPARE_BUFFERS = 16
+"""Number of send buffers that UHD gets in addition to one for each queued transmission."""
+_QUEUED_CAPTURES = 8
+"""Largest number of stream commands that wait in the device: a B210 takes as many."""
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
@@ -67,6 +67,10 @@ class UsrpOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Number of samples by which received samples are later than their time stamp; it is subtracted from every
     reception's time. On a B210, 46 to 165 were measured (gr-plasma #13). It depends on the sample rate: give a table of
     rates in Hz, such as { "4e6" = 52.0, "20e6" = 71.5 }, or one number for all rates."""
+    queued_bursts: Annotated[int, Meta(ge=2, le=1024)] = 128
+    """Largest number of transmissions that wait in the device and in UHD's send buffers; UHD gets as many buffers as
+    they need if each fits into one (`num_send_frames`, unless `addr` gives it). Where it is too small, a host that is
+    busy for a few rounds transmits too late; where the device takes fewer, `send` waits until one has left."""
     turnaround_s: Annotated[float, Meta(ge=0)] = 24e-6
     """Time between transmission and reception; the default is the transmit advance of a published TDD prober
     (4C6C/channel_measurement_for_PLKG)."""
@@ -145,12 +149,15 @@ class Usrp(Radio):
         self._queued_until_s = -np.inf
         """Device time at which all samples sent so far have left the device."""
         self._muted = False
-        self._reports: list[str] = []
-        """Errors of transmissions that the device reported and that were not raised yet."""
+        self._sent: deque[float] = deque()
+        """Starts of the bursts of which the device has not reported yet; its reports have their order."""
+        self._lost: list[tuple[float, str]] = []
+        """(start of the burst, why) of failed transmissions that were reported, and that no caller knows of yet."""
         try:
             self._uhd = load_uhd()
         except ImportError as exc:
             raise DeviceError(name, "open", "closed", str(exc)) from exc
+        self._failures = _failures(self._uhd.types.TXMetadataEventCode)
         self._usrp: Any = self._open()
 
     # ---------------------------------------------------------------- what it is
@@ -177,9 +184,10 @@ class Usrp(Radio):
         if options.master_clock_rate_hz is not None:
             parts.append(f"master_clock_rate={options.master_clock_rate_hz:.0f}")
         args = ",".join(p for p in parts if p)
+        buffers = f"num_send_frames={options.queued_bursts + _SPARE_BUFFERS}"
         with self._uhd_errors("open"):
             try:
-                usrp = self._uhd.usrp.MultiUSRP(args)
+                usrp = self._uhd.usrp.MultiUSRP(args if "num_send_frames" in args else f"{args},{buffers}".lstrip(","))
             except RuntimeError as exc:
                 if "No devices found" in str(exc):
                     raise DeviceError(
@@ -287,7 +295,7 @@ class Usrp(Radio):
             tx_gain_db=self._gain_range,
             rx_gain_db=one(usrp.get_rx_gain_range(channel)),
             turnaround_s=self._options.turnaround_s,
-            queue=_QUEUED_BURSTS,
+            queue=self._options.queued_bursts,
         )
 
     # ---------------------------------------------------------------- configuring
@@ -316,6 +324,7 @@ class Usrp(Radio):
             args.channels = [channel]
             self._rx, self._tx = usrp.get_rx_stream(args), usrp.get_tx_stream(args)
         self._muted, self._queued_until_s = False, -np.inf
+        self._sent.clear()
         self._delay_samples = self._delay_at(accepted.sample_rate_hz)
         return accepted
 
@@ -364,8 +373,41 @@ class Usrp(Radio):
         self._require_stream("transmit")
         self._tell_reports("transmit")
         self._unmute()
+        self._send(block, at_s, self.now_s())
+        self._tell_reports("transmit")
+
+    def _do_transmit_many(self, blocks: Sequence[IqBlock]) -> list[DeviceError | None]:
+        """Queue one after the other. The clock is read once for all of them, because reading it may take as long as a
+        round; the device itself reports a burst that becomes late meanwhile (`failed_transmissions`)."""
+        out: list[DeviceError | None] = []
+        now_s: float | None = None
+        for block in blocks:
+            try:
+                self._require_stream("transmit")
+                self.check_interrupted("transmit")
+                if now_s is None:
+                    self._unmute()
+                    now_s = self.now_s()
+                self._send(block, block.time_s, now_s)
+                out.append(None)
+            except DeviceError as exc:
+                out.append(exc)
+        if self._tx is not None:
+            self._hear_reports("transmit")
+        lost = dict(self._lost)  # some may be known already
+        for i, block in enumerate(blocks):
+            why = lost.pop(block.time_s, None)
+            out[i] = out[i] if why is None else self._failure("transmit", [why])
+        self._lost = list(lost.items())
+        return out
+
+    def failed_transmissions(self) -> list[tuple[float, DeviceError]]:
+        lost, self._lost = self._lost, []
+        return [(start_s, self._failure("transmit", [why])) for start_s, why in lost]
+
+    def _send(self, block: IqBlock, at_s: float | None, now_s: float) -> None:
+        """Send a burst; `now_s`: a recent reading of the device's clock."""
         with self._uhd_errors("transmit"):
-            now_s = self.now_s()
             if at_s is not None and at_s < now_s:
                 raise LateTransmit(self.name, "transmit", self.state, f"{(now_s - at_s) * 1e6:.1f} µs too late")
             meta = self._uhd.types.TXMetadata()
@@ -379,35 +421,35 @@ class Usrp(Radio):
             self._queued_until_s = max(self._queued_until_s, end_s)
             # samples that do not fit into the device's buffer are accepted only while the burst is sent
             sent = self._tx.send(samples, meta, end_s - now_s + 1.0)
+            self._sent.append(start_s)
             if sent < n:
                 self._end_burst()
                 raise DeviceTimeout(self.name, "transmit", self.state, f"the device took {sent} of {n} samples")
-        self._tell_reports("transmit")
 
     def _end_burst(self) -> None:
         meta = self._uhd.types.TXMetadata()
         meta.end_of_burst = True
         self._tx.send(np.zeros((1, 0), np.complex64), meta, _SLICE_S)
 
-    def _tell_reports(self, operation: str) -> None:
-        """Raise the transmission errors that the device has reported since the last call."""
-        codes = self._uhd.types.TXMetadataEventCode
-        named = {
-            codes.time_error: "late",
-            codes.underflow: "underflow: the host was too slow",
-            codes.underflow_in_packet: "underflow inside a packet: the host was too slow",
-            codes.seq_error: "packets were lost on the way to the device",
-            codes.seq_error_in_packet: "packets were lost on the way to the device",
-        }
+    def _hear_reports(self, operation: str) -> None:
+        """Take what the device has reported: one event for each burst, in their order."""
         with self._uhd_errors(operation):
             meta = self._uhd.types.TXAsyncMetadata()
             while self._tx.recv_async_msg(meta, 0.0):
-                if meta.event_code in named:
-                    self._reports.append(named[meta.event_code])
-        if self._reports:
-            told, self._reports = self._reports, []
-            kind = LateTransmit if "late" in told else DeviceError
-            raise kind(self.name, operation, self.state, "an earlier transmission failed: " + "; ".join(told))
+                start_s = self._sent.popleft() if self._sent else -np.inf
+                if meta.event_code in self._failures:
+                    self._lost.append((start_s, self._failures[meta.event_code]))
+
+    def _tell_reports(self, operation: str) -> None:
+        """Raise the transmission errors that the device has reported since the last call."""
+        self._hear_reports(operation)
+        if self._lost:
+            lost, self._lost = self._lost, []
+            raise self._failure(operation, [why for _, why in lost])
+
+    def _failure(self, operation: str, told: list[str]) -> DeviceError:
+        kind = LateTransmit if "late" in told else DeviceError
+        return kind(self.name, operation, self.state, "an earlier transmission failed: " + "; ".join(told))
 
     def _do_silence(self) -> None:
         if self._tx is None or self._muted or self._queued_until_s == -np.inf:
@@ -440,8 +482,12 @@ class Usrp(Radio):
     # ---------------------------------------------------------------- receiving
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
+        self._require_stream("receive")
+        self._tell_reports("receive")
         self._ask_for(n_samples, at_s)
-        return self._fetch(n_samples, at_s, timeout_s)
+        block = self._fetch(n_samples, at_s, timeout_s)
+        self._tell_reports("receive")
+        return block
 
     def _do_receive_many(self, windows: Sequence[Window], timeout_s: float) -> list[IqBlock | DeviceError]:
         """Queue several windows in the device, because the host is too slow to order one in the gap before it."""
@@ -462,12 +508,13 @@ class Usrp(Radio):
                 if self._rx is not None:
                     self._flush()
                 asked = i + 1
+        if self._tx is not None:
+            self._hear_reports("receive")
         return out
 
     def _ask_for(self, n_samples: int, at_s: float | None) -> None:
         """Order a capture."""
         self._require_stream("receive")
-        self._tell_reports("receive")
         types = self._uhd.types
         command = types.StreamCMD(types.StreamMode.num_done)
         command.num_samps = n_samples
@@ -489,7 +536,6 @@ class Usrp(Radio):
             finally:
                 if not whole and self._rx is not None:
                     self._flush()
-        self._tell_reports("receive")
         # UHD scales by 1/32767, so that the lowest code is slightly beyond full scale
         np.clip(samples.view(np.float32), -1.0, 1.0, out=samples.view(np.float32))
         return IqBlock(samples, rate_hz, stamp_s - delay_s, lost)
@@ -587,6 +633,17 @@ class Usrp(Radio):
             if time.monotonic() >= deadline:
                 raise self._failed(operation, detail)
             time.sleep(_POLL_S)
+
+
+def _failures(codes: Any) -> dict[Any, str]:
+    """Return what is said of each event that the device reports of a failed transmission."""
+    return {
+        codes.time_error: "late",
+        codes.underflow: "underflow: the host was too slow",
+        codes.underflow_in_packet: "underflow inside a packet: the host was too slow",
+        codes.seq_error: "packets were lost on the way to the device",
+        codes.seq_error_in_packet: "packets were lost on the way to the device",
+    }
 
 
 def _text(usrp: Any, path: str) -> str:

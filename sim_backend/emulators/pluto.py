@@ -31,6 +31,7 @@ from sim_backend.emulators.iio_tree import UNREADABLE, Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
 from sim_backend.emulators.pluto_registers import OVERFLOW, UNDERFLOW, Patience, Registers
 from sim_backend.emulators.pluto_streams import SLICE, Block, Ring, RxStream, TxStream
+from sim_backend.emulators.pluto_tdd import TDD, TddEngine, has_tdd
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
 from sim_backend.impairments import OneAntenna, device_clock
 from sim_backend.link import ANSWER_S, NewWorld, OffAir
@@ -99,6 +100,7 @@ class PlutoOptions(OneAntenna, frozen=True, kw_only=True, forbid_unknown_fields=
     """ad9363a: 325 MHz to 3.8 GHz and 20 MHz of analogue bandwidth, as sold; ad9364: 70 MHz to 6 GHz and 56 MHz (sent:
     40 MHz), unlocked."""
     firmware: str = "v0.38"
+    """From v0.39 on, it has the TDD engine (`pluto_tdd`)."""
     drift_ppm: Annotated[float, Meta(ge=0)] = 0.0
     """Amplitude by which the crystal's error varies around its mean."""
     drift_period_s: Annotated[float, Meta(gt=0)] = 60.0
@@ -192,6 +194,7 @@ class EmulatedPluto(Emulator):
         self.name, self.faults = name, o.faults
         self.serial = o.serial or f"104473{context.seed & 0xFFFFFFFF:08x}{name.encode().hex():0<20.20}"
         self.tree = pluto_tree(self.serial, o.model, o.firmware)
+        self._tdd = TddEngine(self.tree) if has_tdd(o.firmware) else None
         self.blocks_captured = 0
         self.registers = {PHY: Registers(spi=True), ADC: Registers(spi=False), DAC: Registers(spi=False)}
         self._ring = Ring(self)
@@ -253,7 +256,10 @@ class EmulatedPluto(Emulator):
         """Check and store a value as the kernel drivers do, and apply it to the radio. Raises OSError."""
         self._check_write(key, value)
         device, file = key
-        if key in RATE_FILES:
+        if device == TDD and self._tdd is not None:
+            self._tdd.write(key, value, self._rate_hz)
+            self._changed("tx")
+        elif key in RATE_FILES:
             self._set_rate(_whole(value))
         elif file.endswith("_LO_frequency"):
             low, high = LO_RANGES_HZ[self._options.model]
@@ -417,6 +423,10 @@ class EmulatedPluto(Emulator):
     @property
     def rate_hz(self) -> float:
         return self._rate_hz
+
+    @property
+    def holds_back(self) -> bool:
+        return self._tdd is not None and self._tdd.holds_back
 
     @property
     def early_requeue(self) -> bool:
@@ -614,7 +624,9 @@ class EmulatedPluto(Emulator):
             return None
         if values[_LOOPBACK] == "2":  # received samples are sent; between blocks there are none
             return _leaking(_STANDSTILL)
-        return _leaking(self._playing if self._playing is not None else self._tones())
+        if self._playing is None:
+            return _leaking(self._tones())
+        return _leaking(self._playing if self._tdd is None else self._tdd.burst(self._playing))
 
     def _tones(self) -> C64:
         n, rate = _TONE_SAMPLES, self._rate_hz

@@ -90,6 +90,8 @@ class Capture(Protocol):
     def rate_hz(self) -> float: ...
     @property
     def early_requeue(self) -> bool: ...
+    @property
+    def holds_back(self) -> bool: ...
 
 
 class Ring:
@@ -205,7 +207,7 @@ class RxStream(Stream):
         self._ring.radio.asked()
         if faults.hang_s:
             time.sleep(faults.hang_s)
-        if faults.silent:
+        if faults.silent or self._ring.radio.holds_back:
             time.sleep(timeout_s)
             raise OSError(errno.ETIMEDOUT, "no samples")
         self.dribble_s = faults.dribble_s

@@ -44,6 +44,8 @@ class Ris595EmulatorOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fi
     phase_bits: Annotated[int, Meta(ge=1, le=3)] = 1
     codebook: Annotated[int, Meta(ge=1, le=4096)] = 256
     """Number of patterns that it stores."""
+    schedule: Annotated[int, Meta(ge=0, le=4096)] = 256
+    """Number of patterns that it can latch by time, one after the other; at most as many as fit into 1 MiB."""
     baud: Annotated[int, Meta(gt=0)] = 500_000
     latency_s: Annotated[float, Meta(ge=0)] = 0.0
     """Latency of the USB adapter; 16 ms by default on many."""
@@ -79,7 +81,7 @@ class EmulatedRis595(Emulator):
             )
         self._surface = SurfacePort(name, context, (o.rows, o.columns), o.phase_bits, _LATENCY_S)
         arguments = {"rows": o.rows, "columns": o.columns, "phase-bits": o.phase_bits, "serial": o.serial,
-                     "codebook": o.codebook, "fault": o.fault}  # fmt: skip
+                     "codebook": o.codebook, "schedule": o.schedule, "fault": o.fault}  # fmt: skip
         self._arguments = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
         self._binary = build(context.state_dir.parent / "firmware")
         self.line = PtyLine(context.state_dir / f"{name}.tty", o.baud, o.latency_s)
@@ -166,6 +168,8 @@ class EmulatedRis595(Emulator):
                 if what == b"O":
                     self.outputs = self._surface.held(self.outputs)
                     answer = self._chain(self.outputs)
+                elif what == b"S":
+                    answer = bytes([self._latch_at(bench)])
                 else:
                     ticks = self._latch(bench) if what == b"L" else self._surface.now()
                     # rounded up: every sample after this time sees the new pattern
@@ -182,20 +186,36 @@ class EmulatedRis595(Emulator):
 
     def _latch(self, bench: Any) -> int:
         """Set the surface of the air to the latched outputs; return its tick."""
-        o, chain = self._options, b""
-        while len(chain) < self._n_bytes:
-            more = received(bench, self._n_bytes - len(chain))
-            if not more:
-                raise DeviceError("ris595", "latch", "open", "the board went off")
-            chain += more
+        levels = self._levels(_exactly(bench, self._n_bytes))
+        ticks = self._surface.latch(levels)
+        self._took(levels)
+        return ticks
+
+    def _latch_at(self, bench: Any) -> bool:
+        """Have the air's surface take the outputs that come at a time of the board's clock; False: it has passed."""
+        at_us = int.from_bytes(_exactly(bench, 4), "little")
+        levels = self._levels(_exactly(bench, self._n_bytes))
+        now_us = self._surface.now() * 1_000_000 // TICKS_PER_S
+        ahead_us = (at_us - now_us + 2**31) % 2**32 - 2**31
+        try:
+            self._surface.latch_at(levels, (now_us + ahead_us) * TICKS_PER_S // 1_000_000)
+        except DeviceError as exc:
+            log.info("emulated board: %s", exc)
+            return False
+        self._took(levels)
+        return True
+
+    def _took(self, levels: U8) -> None:
+        self.outputs = levels
+        self.latched.append(levels.tobytes())
+
+    def _levels(self, chain: bytes) -> U8:
+        """Return the (row, column) levels of the chain's bits."""
+        o = self._options
         # the last bit of the chain is output 0: the first bit of the pattern
         bits = np.unpackbits(np.frombuffer(chain, np.uint8))[::-1][: o.rows * o.columns * o.phase_bits]
         weights = 1 << np.arange(o.phase_bits - 1, -1, -1)
-        levels = (bits.reshape(o.rows, o.columns, o.phase_bits) @ weights).astype(np.uint8)
-        ticks = self._surface.latch(levels)
-        self.outputs = levels
-        self.latched.append(levels.tobytes())
-        return ticks
+        return np.asarray(bits.reshape(o.rows, o.columns, o.phase_bits) @ weights, np.uint8)
 
     def _chain(self, levels: U8) -> bytes:
         """Return the chain that gives the outputs these (row, column) levels; the inverse of `_latch`'s reading."""
@@ -203,3 +223,14 @@ class EmulatedRis595(Emulator):
         padded = np.zeros(8 * self._n_bytes, np.uint8)
         padded[: bits.size] = bits.ravel()
         return np.packbits(padded[::-1]).tobytes()
+
+
+def _exactly(bench: Any, n: int) -> bytes:
+    """Return the next n bytes from the child."""
+    out = b""
+    while len(out) < n:
+        more = received(bench, n - len(out))
+        if not more:
+            raise DeviceError("ris595", "latch", "open", "the board went off")
+        out += more
+    return out

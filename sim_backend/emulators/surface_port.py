@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sim_backend.link import Link, OffAir, link_for
-from sim_backend.messages import Apply, Hang, Now, Readback, Reply
+from sim_backend.messages import Apply, Hang, Now, Readback, Reply, Schedule
 from sim_backend.ticks import to_ticks
 from testbed.core.types import U8
 from testbed.core.world import DriverContext
@@ -34,6 +34,13 @@ class SurfacePort:
             lambda link: Apply(id=link.next_id(), session=link.session, latency=self._latency), levels.tobytes()
         )
         return reply.time
+
+    def latch_at(self, levels: U8, when: int) -> None:
+        """Set the levels from a tick on; they are refused, as by any error of the air, where it is too late."""
+        self._ask(
+            lambda link: Schedule(id=link.next_id(), session=link.session, times=[when], latency=self._latency),
+            levels.tobytes(),
+        )
 
     def held(self, levels: U8) -> U8:
         """Return the levels that the air's surface has, which may differ from `levels`: a new scene resets the surface,

@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -47,12 +47,14 @@ from sim_backend.radio import SimRadio
 from sim_backend.ticks import TICKS_PER_S, to_seconds
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.options import driver_options
-from testbed.core.radio import RadioSettings
+from testbed.core.radio import RadioSettings, Window
 from testbed.core.types import C64, IqBlock
 from testbed.core.world import DriverContext, Emulator, Equipment
 
 ALL = (1 << 64) - 1
 """UHD's "every motherboard" and "every channel"."""
+_TOGETHER_S = 0.02
+"""Captures that begin within this time are delivered together: asking the air for each costs more than its samples."""
 _PPS_POLL_S = 0.05
 """Virtual time that reading the time of the last PPS edge takes, so that time passes for a caller that waits for
 one."""
@@ -141,6 +143,9 @@ class _Core:
         self.settings = RadioSettings(CARRIERS.start(), 1e6, 0.0, 0.0)
         self.tuned: RadioSettings | None = None
         self.events: deque[TXMetadataEventCode] = deque()
+        self._bursts: list[tuple[IqBlock | None, TXMetadataEventCode]] = []
+        """Timed bursts on their way to the air, which gets them together, and what is reported of each; None: a burst
+        that was lost."""
         self._offset_s = 0.0
         self._pending: tuple[int, float] | None = None
         self._passed_s = 0.0
@@ -166,13 +171,30 @@ class _Core:
             self.device.name, driver_options(options, RadioOptions, self.device.name), self._context.seed
         )
 
+    # -- bursts
+    def launch(self, burst: IqBlock | None, report: TXMetadataEventCode) -> None:
+        """Take a timed burst; its time is on the simulated radio's clock."""
+        self._bursts.append((burst, report))
+
+    def flush(self) -> None:
+        """Put the bursts on the air."""
+        bursts, self._bursts = self._bursts, []
+        blocks = [burst for burst, _ in bursts if burst is not None]
+        failures = iter(self._tuned_sim().transmit_many(blocks) if blocks else [])
+        for burst, report in bursts:
+            failure = None if burst is None else next(failures)
+            if failure is not None and not isinstance(failure, LateTransmit):
+                raise RuntimeError(f"RuntimeError: {failure}") from failure
+            self.events.append(report if failure is None else TXMetadataEventCode.time_error)
+
     # -- commands
     def touch(self, call: str) -> None:
         """Called by every command: fails on a lost device and blocks behind a timed command."""
         self.device.calls.append(call)
         if self.device.unplugged:
             raise RuntimeError("RuntimeError: usb rx6 transfer status: LIBUSB_TRANSFER_NO_DEVICE")
-        if self.now_s() < self._blocked_until_s:
+        # asking the air for its time takes longer than the command
+        if self._blocked_until_s > -math.inf and self.now_s() < self._blocked_until_s:
             raise RuntimeError(
                 "EnvironmentError: IOError: Radio ctrl (0) packet parse error - timed out behind a timed command"
             )
@@ -181,6 +203,8 @@ class _Core:
 
     # -- time
     def _sim_now_s(self) -> float:
+        if self._bursts:
+            self.flush()
         return self.sim.now_s() + self._passed_s
 
     def _world_s(self) -> float:
@@ -217,7 +241,13 @@ class _Core:
 
     # -- air
     def on_air(self) -> SimRadio:
-        """Return the radio in the World, retuned if settings changed since it was used."""
+        """Return the radio in the World, with everything that was sent so far, retuned if settings changed since it was
+        used."""
+        if self._bursts:
+            self.flush()
+        return self._tuned_sim()
+
+    def _tuned_sim(self) -> SimRadio:
         if self.tuned != self.settings:
             s = self.settings
             tx_db = s.tx_gain_db - TX_GAIN.stop() + TX_TOP_DB
@@ -229,6 +259,8 @@ class _Core:
         return self.sim
 
     def change(self, **values: float) -> None:
+        if self._bursts:
+            self.flush()
         s = self.settings
         self.settings = RadioSettings(
             **{k: values.get(k, getattr(s, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")}
@@ -281,25 +313,23 @@ class TXStreamer:
         core, codes = self._core, TXMetadataEventCode
         fault = core.device.tx_faults.popleft() if core.device.tx_faults else ""
         if fault == "late":
-            core.events.append(codes.time_error)
+            core.launch(None, codes.time_error)
             return
         if fault in ("underflow", "seq_error"):
             burst = burst[: max(1, burst.size // 2)]
-            core.events.append(codes[fault])
-        sim = core.on_air()
+        report = codes[fault] if fault else codes.burst_ack
+        block = IqBlock(burst[None, :], core.settings.sample_rate_hz, 0.0)
+        if self._start is not None:
+            core.launch(replace(block, time_s=core.sim_s(self._start)), report)
+            return
         try:
-            sim.transmit(
-                IqBlock(burst[None, :], core.settings.sample_rate_hz, 0.0),
-                None if self._start is None else core.sim_s(self._start),
-            )
-        except LateTransmit:
-            core.events.append(codes.time_error)
+            core.on_air().transmit(block)
         except OffAir as exc:
             raise RuntimeError(f"RuntimeError: {exc}") from exc
-        if not fault:
-            core.events.append(codes.burst_ack)
+        core.events.append(report)
 
     def recv_async_msg(self, async_metadata: TXAsyncMetadata, timeout: float = 0.1) -> bool:
+        self._core.flush()
         if not self._core.events:
             return False
         async_metadata._event = self._core.events.popleft()
@@ -355,31 +385,73 @@ class RXStreamer:
 
     def _capture(self, timeout_s: float) -> None:
         """Serve the first command: queue what the device would deliver, faults included."""
-        core, command, codes = self._core, self._commands[0], RXMetadataErrorCode
+        core, command = self._core, self._commands[0]
         fault = core.device.rx_faults[0] if core.device.rx_faults else ""
         if fault == "timeout":
             time.sleep(timeout_s)
             return
-        rate_hz, n = core.settings.sample_rate_hz, command.num_samps
-        lead_s = core.device.delay_samples(rate_hz) / rate_hz
-        nothing = np.zeros(0, np.complex64)
+        together = self._together()
+        if len(together) > 1:
+            self._capture_together(together, timeout_s)
+            return
+        n, lead_s = command.num_samps, self._older_s()
         sim = core.on_air()
         try:
             at_s = (sim.now_s() if command.stream_now else core.sim_s(command.time_spec)) - lead_s
-            block = sim.receive(n, None if command.stream_now else at_s, max(timeout_s, 1e-3))
+            block: IqBlock | None = sim.receive(n, None if command.stream_now else at_s, max(timeout_s, 1e-3))
         except DeviceTimeout:
             return
         except OffAir as exc:
             raise RuntimeError(f"RuntimeError: {exc}") from exc
         except DeviceError:
-            fault = fault or "late"
-            block = IqBlock(np.zeros((1, n), np.complex64), rate_hz, 0.0)
-        self._commands.popleft()
+            block = None
         if core.device.rx_faults:
             core.device.rx_faults.popleft()
+        self._deliver(block, fault)
+
+    def _older_s(self) -> float:
+        """Return by how much samples are older than their time stamps."""
+        rate_hz = self._core.settings.sample_rate_hz
+        return self._core.device.delay_samples(rate_hz) / rate_hz
+
+    def _together(self) -> list[Window]:
+        """Return the windows of the commands that are soon over, which the air is asked for together; none where the
+        device has faults to show."""
+        core, out = self._core, list[Window]()
+        rate_hz, lead_s = core.settings.sample_rate_hz, self._older_s()
+        if core.device.rx_faults:
+            return out
+        for command in self._commands:
+            if command.stream_now:
+                break
+            window = Window(command.num_samps, core.sim_s(command.time_spec) - lead_s)
+            if out and not out[-1].at_s + out[-1].n_samples / rate_hz <= window.at_s <= out[0].at_s + _TOGETHER_S:
+                break
+            out.append(window)
+        return out
+
+    def _capture_together(self, windows: list[Window], timeout_s: float) -> None:
+        try:
+            found = self._core.on_air().receive_many(windows, max(timeout_s, 1e-3))
+        except OffAir as exc:
+            raise RuntimeError(f"RuntimeError: {exc}") from exc
+        except DeviceError as exc:
+            found = [exc] * len(windows)
+        for block in found:
+            if isinstance(block, DeviceTimeout):  # this command, and those behind it, wait on
+                return
+            self._deliver(block if isinstance(block, IqBlock) else None, "")
+
+    def _deliver(self, block: IqBlock | None, fault: str) -> None:
+        """Queue what the first command brings; None: the air refused its samples as too old."""
+        core, codes = self._core, RXMetadataErrorCode
+        rate_hz, n = core.settings.sample_rate_hz, self._commands.popleft().num_samps
+        nothing = np.zeros(0, np.complex64)
+        if block is None:
+            fault, block = fault or "late", IqBlock(np.zeros((1, n), np.complex64), rate_hz, 0.0)
         # UHD scales 16 bit integers by 1/32767: the lowest lands beyond full scale
         heard = block.samples[0] * np.float32(32768 / 32767)
-        stamp_s = core.device_s(block.time_s + lead_s)
+        stamp_s = core.device_s(block.time_s + self._older_s())
         if fault == "" and not block.overflow:
             self._queue.append((heard, stamp_s, codes.none, False))
         elif fault == "abandoned":

@@ -1,19 +1,20 @@
 """Rounds per second through the whole process chain: Alice, Bob, Eve, a surface and the air as processes.
 
-Three figures: in virtual time without and with a pattern that changes every round, and on the wall clock with rounds
-every 2 ms. Each is measured with the trains that the experiment gets by default and with trains of one round, so that
-the ratio states the gain by ordering rounds together. Then the runs in virtual time are measured in one process. The
-last row compares with the same work without either: one loop sends the same waveform through a flat channel and
-estimates it at three receivers. It has no sockets, authentication, scheduling, records or simulated air.
+In virtual time without and with a pattern that changes every round, and on the wall clock with rounds every 2 ms. Each
+is measured with the trains that the experiment gets by default and with trains of one round, so that the ratio states
+the gain by ordering rounds together. Then the stand-in for UHD on the wall clock, the share of the air that a train of
+two-way frames of 200 µs uses, and the runs in virtual time in one process. The last rows compare with the work of a
+round in other people's ways (`_rounds_peers`), and with the estimates alone. Ratios to these are of CPU time.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,13 @@ import msgspec
 import numpy as np
 
 from testbed import config
-from testbed.benchmarks import BenchRow
+from testbed.benchmarks import BenchRow, _rounds_peers, tell
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
 from testbed.core.types import IqBlock
 
 if TYPE_CHECKING:
-    from testbed.coordinator.server import Coordinator
+    from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
 
 ROUNDS = 600
@@ -35,116 +36,202 @@ SETTLED = 100
 """Rounds before the clock starts, in which processes start up and caches fill."""
 WALL_S = 2e-3
 """Interval asked for on the wall clock."""
+TWO_WAY_S = 200e-6
+"""A published prober's interval (4C6C), which the slots fit into with a shorter turn-around than the default."""
+_TURNAROUND_S = 20e-6
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a run took, for each round after the first ones."""
+
+    wall_s: float
+    cpu_s: float
+    """Seconds of CPU of all its processes; NaN where the system does not tell."""
+    kept: int
+    asked: int
+    gap_s: float
+    """Median time between the starts of two rounds, on the reference timeline: that inside trains."""
+
+    def __str__(self) -> str:
+        cpu = "" if math.isnan(self.cpu_s) else f", {1e3 * self.cpu_s:.2f} ms of CPU a round"
+        load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        return f"{1 / self.wall_s:.0f} rounds/s{cpu}, {self.kept} of {self.asked} kept, {load}"
 
 
 def run() -> list[BenchRow]:
-    """Run two experiments on the `sim` lab with CURVE and records on, and one of them in real time."""
-    rows = [_trains("mobile_room"), _trains("static_room"), _trains("mobile_room", wall=True)]
-    rows += [_in_process(name, rows[i].ours_s) for i, name in enumerate(("mobile_room", "static_room"))]
-    peer_s = _signal_only(config.load_experiment("mobile_room"))
-    ours_s = rows[0].ours_s
-    peer = BenchRow(
-        name="rounds", ours_s=ours_s, peer="estimation alone, one process", peer_s=peer_s, ratio=peer_s / ours_s,
-        note=rows[0].note,
-    )  # fmt: skip
-    return [*rows, peer]
+    """Measure runs of two experiments with CURVE and records on, then the peers."""
+    rows, paces = [], {}
+    for name in ("mobile_room", "static_room"):
+        row, paces[name] = _trains(name)
+        rows.append(row)
+    rows += [_trains("mobile_room", wall=True)[0], _stand_in(paces["mobile_room"]), _airtime()]
+    for name, in_processes in paces.items():
+        row, alone = _in_process(name, in_processes)
+        rows.append(row)
+        if name == "mobile_room":
+            rows += _peers(alone)
+    return rows
 
 
-def _trains(experiment: str, wall: bool = False) -> BenchRow:
+def _trains(experiment: str, wall: bool = False) -> tuple[BenchRow, Pace]:
     """Measure one experiment with trains as they are by default, and the same with trains of one."""
     changes: dict[str, Any] = {"interval_s": WALL_S} if wall else {}
-    alone_s, _ = round_s("sim", ROUNDS // 2, SETTLED, experiment, wall, train=1, **changes)
-    ours_s, kept = round_s("sim", ROUNDS, SETTLED, experiment, wall, **changes)
+    alone = _pace("sim", ROUNDS // 2, SETTLED, experiment, wall, train=1, **changes)
+    ours = _pace("sim", ROUNDS, SETTLED, experiment, wall, **changes)
     pace = f"wall clock, every {WALL_S * 1e3:g} ms asked for" if wall else "virtual time"
-    return BenchRow(
+    row = BenchRow(
         name=f"rounds {experiment}{' in real time' if wall else ''}",
-        ours_s=ours_s,
+        ours_s=ours.wall_s,
         peer="trains of one",
-        peer_s=alone_s,
-        ratio=alone_s / ours_s,
-        note=f"{1 / ours_s:.0f} rounds/s, {kept} of {ROUNDS} kept, {pace}, CURVE, journal, {os.cpu_count()} cores",
+        peer_s=alone.wall_s,
+        ratio=alone.wall_s / ours.wall_s,
+        note=f"{ours}, {pace}, CURVE, journal",
     )
+    return row, ours
 
 
-def _in_process(experiment: str, processes_s: float) -> BenchRow:
-    """Measure one experiment in one process; `processes_s`: what a round of it takes in processes."""
-    ours_s, cpu_s, kept = _pace("sim", ROUNDS, SETTLED, experiment, in_process=True)
+def _stand_in(simulated: Pace) -> BenchRow:
+    """Measure the driver for USRPs on the stand-in for UHD, on the wall clock."""
+    ours = _pace("usrp_standin", ROUNDS, SETTLED, "mobile_room", True, interval_s=WALL_S)
     return BenchRow(
-        name=f"rounds {experiment} in one process",
-        ours_s=ours_s,
-        peer="processes",
-        peer_s=processes_s,
-        ratio=processes_s / ours_s,
-        note=f"{1 / ours_s:.0f} rounds/s, {1e3 * cpu_s:.2f} ms of CPU a round, {kept} of {ROUNDS} kept, virtual time, "
-        f"journal, one core of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}",
+        name="rounds mobile_room in real time, USRP stand-in",
+        ours_s=ours.wall_s,
+        peer="interval asked for",
+        peer_s=WALL_S,
+        ratio=WALL_S / ours.wall_s,
+        note=f"{ours}, wall clock; simulated radios in virtual time: {1e3 * simulated.cpu_s:.2f} ms of CPU a round",
     )
 
 
-Beside = Callable[[Path], AbstractContextManager[object]]
-"""A context manager that is entered with a run's folder once its processes have started, and left when it is over."""
+def _airtime() -> BenchRow:
+    """Measure how closely rounds follow one another inside trains on the wall clock."""
+    ours = _pace(
+        "sim", ROUNDS, SETTLED, "mobile_room", True, interval_s=TWO_WAY_S, turnaround_s=_TURNAROUND_S
+    )  # fmt: skip
+    return BenchRow(
+        name="airtime inside a train",
+        ours_s=ours.gap_s,
+        peer=f"two-way frames of {TWO_WAY_S * 1e6:g} µs",
+        peer_s=TWO_WAY_S,
+        ratio=TWO_WAY_S / ours.gap_s,
+        note=f"median time from round to round; over the whole run {ours}, wall clock",
+    )
+
+
+def _in_process(experiment: str, processes: Pace) -> tuple[BenchRow, Pace]:
+    """Measure one experiment in one process; `processes`: the same run in processes."""
+    ours = in_one_process(config.load_experiment(experiment), config.load_lab("sim"), ROUNDS, SETTLED)
+    row = BenchRow(
+        name=f"rounds {experiment} in one process",
+        ours_s=ours.wall_s,
+        peer="processes",
+        peer_s=processes.wall_s,
+        ratio=processes.wall_s / ours.wall_s,
+        note=f"{ours}, of which one is used, virtual time, journal",
+    )
+    return row, ours
+
+
+def _peers(alone: Pace) -> list[BenchRow]:
+    """Compare the CPU of a round in one process with the same work in other people's ways."""
+    plan = config.load_experiment("mobile_room")
+    peers = [*_rounds_peers.measured(plan), ("estimates alone: four receptions one by one", _signal_only(plan))]
+    return [
+        BenchRow(
+            name="rounds mobile_room in one process, CPU",
+            ours_s=alone.cpu_s,
+            peer=name,
+            peer_s=cpu_s,
+            ratio=cpu_s / alone.cpu_s,
+            note=f"{1e3 * alone.cpu_s:.2f} ms of CPU a round, the peer {1e3 * cpu_s:.2f} ms",
+        )
+        for name, cpu_s in peers
+    ]
 
 
 def round_s(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str = "mobile_room",
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    **probing: float,
+    lab: str, rounds: int, settled: int, experiment: str = "mobile_room", wall: bool = False, **probing: float
 ) -> tuple[float, int]:
     """Return (seconds a round of an experiment takes on a bundled lab after the first `settled`, rounds kept).
 
     `wall`: the simulated air goes no faster than real time; `probing`: keys of the experiment's table to change.
     """
-    wall_s, _, kept = _pace(lab, rounds, settled, experiment, wall, beside, False, **probing)
-    return wall_s, kept
+    found = _pace(lab, rounds, settled, experiment, wall, **probing)
+    return found.wall_s, found.kept
 
 
-def _pace(
-    lab: str,
-    rounds: int,
-    settled: int,
-    experiment: str,
-    wall: bool = False,
-    beside: Beside = lambda _: nullcontext(),
-    in_process: bool = False,
-    **probing: float,
-) -> tuple[float, float, int]:
-    """Return (seconds of a round, seconds of this process's CPU of it, rounds kept), as `round_s` does."""
-    from testbed.coordinator.server import Progress
-    from testbed.lab import one_process, processes
-
+def _pace(lab: str, rounds: int, settled: int, experiment: str, wall: bool = False, **probing: float) -> Pace:
+    """Measure a run in processes, as `round_s` does."""
     plan = config.load_experiment(experiment)
-    # one block after the last round, because the time of distilling must not count
-    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
-    changed = msgspec.structs.replace(plan.probing, **probing)
-    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting, probing=changed)
-    marks: list[tuple[int, float, float]] = []
-
-    def progress(p: Progress) -> None:
-        if p.round >= settled:
-            marks.append((p.round, time.perf_counter(), time.process_time()))
-
-    def begun(server: Coordinator, crew: Crew | None) -> None:
-        stack.enter_context(beside(server.folder))
-
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    plan = msgspec.structs.replace(plan, probing=msgspec.structs.replace(plan.probing, **probing))
+    with tempfile.TemporaryDirectory() as folder:
         if wall:
             lab = str(_in_real_time(lab, Path(folder)))
-        state = os.environ.get("TESTBED_STATE")
-        os.environ["TESTBED_STATE"] = str(Path(folder) / "state")
-        try:
-            drive = one_process.run if in_process else processes.run
-            outcome = drive(plan, config.load_lab(lab), lab, Path(folder) / "run", progress, begun)
-        finally:
-            if state is None:
-                del os.environ["TESTBED_STATE"]
-            else:
-                os.environ["TESTBED_STATE"] = state
-    first, last = marks[0], next(mark for mark in marks if mark[0] == rounds)
+        return _timed(plan, config.load_lab(lab), lab, rounds, settled, Path(folder), in_process=False)
+
+
+def in_one_process(plan: Experiment, lab: Lab, rounds: int, settled: int) -> Pace:
+    """Measure a run in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _timed(plan, lab, lab.name, rounds, settled, Path(folder), in_process=True)
+
+
+def _timed(
+    plan: Experiment, lab: Lab, lab_name: str, rounds: int, settled: int, folder: Path, in_process: bool
+) -> Pace:  # fmt: skip
+    from testbed.records import reader
+
+    # one block after the last round, because the time of distilling must not count
+    accounting = msgspec.structs.replace(plan.accounting, block_rounds=10 * rounds)
+    plan = msgspec.structs.replace(plan, rounds=rounds, accounting=accounting)
+    marks: list[tuple[int, float, float]] = []
+    pids = [os.getpid()]
+
+    def progress(p: Progress) -> None:
+        if p.round >= (rounds if marks else settled) and len(marks) < 2:
+            marks.append((p.round, time.perf_counter(), sum(map(_cpu_s, pids))))
+        tell(None, f"{plan.title}: {p.round} of {rounds} rounds")
+
+    def begun(server: Coordinator, crew: Crew | None) -> None:
+        if crew is not None:
+            pids.extend(crew.pid(name) for name in [*server.state.nodes, "world"])
+
+    outcome = drive(plan, lab, lab_name, folder, progress, begun, in_process)
+    gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
+    first, last = marks
     wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
-    return wall_s, cpu_s, int(outcome.summary["pairs_kept"])
+    return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s)
+
+
+def drive(
+    plan: Experiment, lab: Lab, lab_name: str, folder: Path, progress: Callable[[Progress], None],
+    begun: Callable[[Coordinator, Crew | None], None] = lambda *_: None, in_process: bool = False,
+) -> Outcome:  # fmt: skip
+    """Run an experiment in `folder`, with keys and states of its own; `begun` is called once everything has started."""
+    from testbed.lab import one_process, processes
+
+    state = os.environ.get("TESTBED_STATE")
+    os.environ["TESTBED_STATE"] = str(folder / "state")
+    try:
+        run = one_process.run if in_process else processes.run
+        return run(plan, lab, lab_name, folder / "run", progress, begun)
+    finally:
+        if state is None:
+            del os.environ["TESTBED_STATE"]
+        else:
+            os.environ["TESTBED_STATE"] = state
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the seconds of CPU that a process has used; NaN where the system does not tell."""
+    if pid == os.getpid():
+        return time.process_time()
+    try:
+        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.nan
+    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _in_real_time(lab: str, folder: Path) -> Path:

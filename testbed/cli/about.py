@@ -50,7 +50,8 @@ def bench(
         raise InputError("--rounds, --kills, --minutes and --out are options of soak and kills; accepted here: none")
     from testbed import benchmarks as benches
 
-    rows = benches.run(name, Steps(quiet).tell)
+    with Steps(quiet) as steps:
+        rows = benches.run(name, steps.tell)
     if as_json:
         print_json(rows)
         return

@@ -137,11 +137,12 @@ def train(
         plan = config.load_experiment(channels)
         n_antennas = int(changes.get("n_antennas", 4))
         series = sources.from_experiment(plan, step_s, n_antennas)
-    steps = Steps(quiet)
-    found = training.run(
-        training.Plan(algorithm, updates, seed, view, frame, series, changes), out,
-        tell=lambda share: steps.tell(share, f"{algorithm} is trained"),
-    )  # fmt: skip
+    with Steps(quiet) as steps:
+        steps.tell(0.0, f"{algorithm} is trained")
+        found = training.run(
+            training.Plan(algorithm, updates, seed, view, frame, series, changes), out,
+            tell=lambda share: steps.tell(share, f"{algorithm} is trained"),
+        )  # fmt: skip
     if as_json:
         print_json(found)
         return

@@ -41,25 +41,46 @@ def replay(
             min=0, max=2**62, help="Seed in place of the experiment's, or of the one that the source recommends."
         ),
     ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="New folder for the record, summary and report of the replay, in the form of a run's.", metavar="RUN"
+        ),
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Run the key chain over a recorded run, a measured data set, or your own arrays: no radios.
 
-    Example: testbed replay measured.csv --map map.toml --chain chain.toml
+    With --out, report, compare, audit and live accept the new folder as they accept a run's.
+    Example: testbed replay measured.csv --map map.toml --chain chain.toml --out replays/monday
     """
     logs.configure(verbose)
     from testbed.replay import replay as replaying
 
     plan = config.load_chain(chain) if chain is not None else None
-    summary = replaying.replay(source, plan, cut, Steps(quiet).tell, seed, map_file)
+    with Steps(quiet) as steps:
+        summary = replaying.replay(source, plan, cut, steps.tell, seed, map_file, out)
+    page = None
+    if out is not None:
+        from testbed.report import html
+
+        aside(quiet)("writing the report")
+        page = html.make(out)
     if as_json:
         print_json(summary)
-        return
+    else:
+        _show_replay(summary, page)
+
+
+def _show_replay(summary: dict[str, Any], page: Path | None) -> None:
+    """Print the figures of a replay; `page`: its report, where one was written."""
     from rich.table import Table
 
-    heading, *rows = replaying.table(summary)
+    from testbed.assess import cuts
+
+    heading, *rows = cuts.table(summary)
     shown = Table(*heading)
     for row in rows:
         shown.add_row(*map(plain, row))
@@ -79,6 +100,8 @@ def replay(
     for entry in summary["health"]:
         mark = "ok  " if entry["ok"] else "look"
         out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
+    if page is not None:
+        out.print(f"report: {plain(page)}", soft_wrap=True)
 
 
 @app.command()
@@ -129,10 +152,12 @@ def audit(
     from testbed.assess import audit as auditing
     from testbed.records import reader
 
-    loaded, steps, found = [reader.load(path) for path in runs], Steps(quiet), []
-    for i, run in enumerate(loaded):
-        found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
-        steps.tell((i + 1) / len(loaded), f"{runs[i].name} is audited")
+    found = []
+    with Steps(quiet) as steps:
+        loaded = [reader.load(path) for path in runs]
+        for i, run in enumerate(loaded):
+            steps.tell(i / len(loaded), f"{runs[i].name} is being audited")
+            found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
     exposed = sum(row.get("exposed", False) for row in found)
     if as_json:
         print_json({"keys_exposed": exposed, "keys": found})
@@ -257,7 +282,8 @@ def keys_list(
 
     unconfirmed: the node does not know whether the other end has this key, because the run was interrupted before it
     was told; do not use it before `testbed run --resume RUN` has confirmed it. Keys of rehearsals follow from a public
-    seed: they are counted and not listed. Example: testbed keys --lab sim
+    seed: they are counted and not listed. With --json: keys, rehearsals by node, and unreadable, the number of files
+    that are no keys. Example: testbed keys --lab sim
     """
     if context.invoked_subcommand is not None:
         return
@@ -282,7 +308,7 @@ def keys_list(
         at = ", ".join(f"{n} at {name}" for name, n in rehearsed.items() if n)
         aside(quiet)(f"keys of rehearsals are not listed ({at}): they follow from a public seed and must not be used")
     if as_json:
-        print_json(rows)
+        print_json({"keys": rows, "rehearsals": rehearsed, "unreadable": bad})
         raise typer.Exit(1 if bad else 0)
     if not rows:
         aside(quiet)(f"no keys under {processes.lab_folder(place)}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import typer
@@ -55,15 +56,50 @@ PATIENCE_S = 2.0
 """Least number of seconds before the first report of progress, and between two reports."""
 
 
+REPEAT_S = 10.0
+"""Longest time without a report while a step goes on."""
+
+
 class Steps:
-    """Prints the progress of a task and the remaining time on standard error, once the task has taken two seconds."""
+    """Prints the progress of a task and the remaining time on standard error, once the task has taken two seconds.
+
+    As a context manager it also reports, from a thread of its own, how long a step has taken that is not over yet.
+    """
 
     def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._quiet, self._clock = quiet, clock
         self._began_s = self._said_s = clock()
+        self._told: tuple[float, str] | None = None
+        self._over = threading.Event()
+        self._ticking: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if not self._quiet:
+            self._ticking = threading.Thread(target=self._tick, daemon=True)
+            self._ticking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._ticking is not None:
+            self._ticking.join()
+
+    def _tick(self) -> None:
+        while not self._over.wait(PATIENCE_S / 4):
+            self.look()
+
+    def look(self) -> None:
+        """Report the present step if nothing has been reported for long."""
+        now_s = self._clock()
+        patience_s = PATIENCE_S if self._said_s == self._began_s else REPEAT_S
+        if self._told is not None and now_s >= self._said_s + patience_s:
+            self._said_s = now_s
+            share, what = self._told
+            say(f"{share:4.0%} {what} … {duration(now_s - self._began_s)} so far")
 
     def tell(self, share: float, what: str) -> None:
         """Report that `share` (0 to 1) is done and what comes next."""
+        self._told = share, what
         now_s = self._clock()
         if self._quiet or now_s < self._said_s + PATIENCE_S:
             return

@@ -20,6 +20,7 @@ from testbed.core.config import ChainFile, Experiment, Lab, NodePlace, Table, Tr
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
 from testbed.core.whole import read_whole
+from testbed.core.words import did_you_mean
 
 T = TypeVar("T", bound=Table)
 MAX_BYTES = 1 << 22
@@ -53,7 +54,7 @@ def find(kind: type[Experiment] | type[Lab], name: str) -> Path:
     if name in known:
         return known[name]
     what = "experiment" if kind is Experiment else "lab"
-    raise InputError(f"{name}: no such {what} file; bundled: {', '.join(known)}")
+    raise InputError(f"{name}: no such {what} file{did_you_mean(path.stem, known)}; bundled: {', '.join(known)}")
 
 
 def load_table(path: Path, kind: type[T]) -> T:

@@ -188,6 +188,11 @@ class Scheduler:
         return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
 
     @property
+    def shortest_s(self) -> float:
+        """Least time that a round takes."""
+        return len(self._slots) * (self._frame_s + 2 * self._guard_s + self._turnaround_s)
+
+    @property
     def quiet_s(self) -> float:
         """How long before the end of a round its last window is over."""
         return self._turnaround_s

@@ -18,7 +18,7 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
-from testbed.coordinator.past import BEGUN, ENDING, Origin, past_of
+from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
@@ -42,7 +42,7 @@ _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is read again."""
 _SHOWN = (
     "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
-    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told",
+    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told", "interval_too_short",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
@@ -476,8 +476,10 @@ class Coordinator:
         text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
         if x.kind in _SHOWN:
             self._show_progress(text)
-        else:
-            log.info(text)
+            return
+        log.info(text)
+        if x.kind == BLOCK_BEGUN:
+            self._show_progress()
 
     def _new_pattern(self, x: e.NewPattern) -> None:
         assert self._recorder is not None

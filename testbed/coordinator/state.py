@@ -613,7 +613,9 @@ class CoordinatorState(Deadlines):
         self._phases.enter("probing")
         self.clear_deadline(_PHASE)
         self.timetable.fix_origin()
-        return [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        notes: list[Effect] = [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
+        too_short = self.timetable.why_too_short if self.roster.timed else None
+        return notes + ([Note("interval_too_short", {"detail": too_short})] if too_short else [])
 
     # -- probing
 

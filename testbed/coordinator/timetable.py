@@ -42,6 +42,8 @@ MOST_SAMPLES = 4_000_000
 """Largest number of samples of one window, over all antennas: drivers and the simulated air accept no more."""
 WALL_LEAD_S = 0.03
 """On the wall clock, a train is ordered at least this long before its first sample, so that it reaches the nodes."""
+LEAD_OF_ROUND_S = 0.4e-3
+"""How much earlier for each of its rounds: a node prepares all of them before the first one is sent."""
 FIRST_LEAD_S = 0.12
 """The same time at the start of a run, when every process does much for the first time and is slower."""
 LONGEST_LEAD_S = 0.25
@@ -107,7 +109,7 @@ class Timetable:
         self.scheduler = Scheduler(
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(guard_s for _, guard_s in needs)]),
-            0.0 if self.virtual else FIRST_LEAD_S,
+            0.0 if self.virtual else max(FIRST_LEAD_S, self._least_lead_s),
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
 
@@ -122,6 +124,17 @@ class Timetable:
         if hello.role != "eve":
             return turnaround_s, guard_s
         return min(turnaround_s, self._experiment.probing.interval_s), min(guard_s, _MOST_FOR_EVE_S)
+
+    @property
+    def why_too_short(self) -> str | None:
+        """Return one line where the interval that is asked for is shorter than a round; None where it can be kept."""
+        asked_s, least_s = self._experiment.probing.interval_s, self.scheduler.shortest_s if self.scheduler else 0.0
+        if asked_s >= least_s * (1 - 1e-9):
+            return None
+        return (
+            f"probing.interval_s = {asked_s:g} s, but the slots of a round take {least_s:.3g} s, so that rounds follow "
+            "one another at that interval: probing.turnaround_s and probing.guard_s shorten them"
+        )
 
     def fix_origin(self) -> float:
         """Return the origin of the reference timeline on the coordinator's clock; the first call sets it to now."""
@@ -267,8 +280,12 @@ class Timetable:
             self._most = max(1.0, min(self._most, self.train) / 2)
             self._heeded = ordered
         elif r.number == r.train:
-            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, WALL_LEAD_S)
+            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, self._least_lead_s)
             self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
+
+    @property
+    def _least_lead_s(self) -> float:
+        return WALL_LEAD_S + LEAD_OF_ROUND_S * self.train
 
     def _correct_clock(self, name: str, r: Round, link: m.LinkResult) -> None:
         assert self.scheduler is not None

@@ -6,7 +6,6 @@ reported in the same words: where it is, what is wrong, what is accepted.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from msgspec import Struct, inspect
 
 from testbed.core.errors import InputError
 from testbed.core.gate import ACCEPTED_NAME, IDENTIFIER
+from testbed.core.words import did_you_mean
 
 C = TypeVar("C", bound=Struct)
 
@@ -196,9 +196,7 @@ def _explain(message: str, kind: Any, above: Sequence[str] | None, raw: Any) -> 
 
 def _unknown(key: str, kind: Any) -> str:
     known = _keys_of(kind)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown key {key!r}{hint}; accepted: {', '.join(known) or 'none'}"
+    return f"unknown key {key!r}{did_you_mean(key, known, 0.5)}; accepted: {', '.join(known) or 'none'}"
 
 
 def _keys_of(kind: Any) -> list[str]:

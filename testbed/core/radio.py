@@ -303,6 +303,14 @@ class Radio(ABC):
                 out.append(exc)
         return out
 
+    def failed_transmissions(self) -> list[tuple[float, DeviceError]]:
+        """Return (start on the device's clock, why) of queued transmissions that failed after `transmit_many` had
+        returned, as far as the device has reported them; each is returned once.
+
+        Default: the device refuses at once what it cannot send.
+        """
+        return []
+
     def interrupt(self) -> None:
         """End all receptions for good: one that another thread waits for within 100 ms, later ones at once.
 

@@ -11,7 +11,6 @@ What is broken (an import that fails, two classes in one file, a name that is gi
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -28,6 +27,7 @@ import msgspec
 
 from testbed.core.errors import InputError
 from testbed.core.options import convert
+from testbed.core.words import did_you_mean
 
 OURS = "ris-skg-testbed"
 """The distribution that this package is installed as."""
@@ -143,8 +143,7 @@ def find(kind: str, name: str) -> Any:
     """
     known = places(kind)
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise InputError(f"no {KINDS[kind].what} is called {name!r}{hint}; accepted: {', '.join(known) or 'none'}")
     try:
         return _resolve(kind, known[name])

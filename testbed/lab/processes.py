@@ -291,6 +291,10 @@ class Crew:
         lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
         return f"{logs.message_of(lines[-1])} (log: {path})" if lines else f"its log is empty ({path})"
 
+    def pids(self) -> list[int]:
+        """Return the numbers of all processes that are running."""
+        return [process.pid for process in self._processes.values() if process.poll() is None]
+
     def stop(self) -> None:
         """Wait for the processes to end, then terminate them, then kill them; each wait is bounded."""
         processes = list(self._processes.values())

@@ -28,7 +28,7 @@ from testbed.config import toml_text
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import write_whole
-from testbed.core.words import duration
+from testbed.core.words import counted, duration
 from testbed.lab import cluster, one_process, processes
 from testbed.lab import grid as grids
 from testbed.lab.grid import Grid, Job
@@ -36,11 +36,13 @@ from testbed.records import files
 from testbed.replay import replay as replaying
 
 if TYPE_CHECKING:
-    from testbed.coordinator.server import Coordinator
+    from testbed.coordinator.server import Coordinator, Progress
     from testbed.lab.processes import Crew
 
 JOURNAL = "done.jsonl"
 PAGE = "sweep.html"
+WITHIN_S = 5.0
+"""Least time between two lines on how far the present job is."""
 Say = Callable[[str], None]
 Row = dict[str, Any]
 
@@ -91,12 +93,16 @@ def run(
             todo = [job for job in grid.jobs if job.digest not in done]
             if len(todo) < len(grid.jobs):
                 say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} runs are finished already")
+            within = _Within(say)
+            if client is not None and todo:
+                say(f"{counted(len(todo), 'run')} given to the workers of {scheduler}")
             doing = (
-                _here(grid, todo, out, on_coordinator, in_process)
+                _here(grid, todo, out, on_coordinator, in_process, within)
                 if client is None
                 else _there(client, grid, todo, in_process)
             )
             _collect(grid, todo, doing, out / JOURNAL, done, say)
+            say("writing the table and the page")
         finally:
             lock.release(remove=True)
     finally:
@@ -155,18 +161,39 @@ def _result(job: Job, row: Row) -> str:
     return f"{grids.told(job.values)}, seed {job.seed}: {what}"
 
 
+class _Within:
+    """Says how far the present job is, every few seconds."""
+
+    def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._said_s = clock()
+
+    def begin(self) -> None:
+        """Note that a job begins."""
+        self._said_s = self._clock()
+
+    def tell(self, text: str) -> None:
+        if self._clock() >= self._said_s + WITHIN_S:
+            self._said_s = self._clock()
+            self._say(f"  {text}")
+
+    def rounds(self, p: Progress) -> None:
+        self.tell(f"{p.round} of {p.rounds} rounds, {p.phase}")
+
+
 def _here(
     grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None],
-    in_process: bool,
+    in_process: bool, within: _Within,
 ) -> Iterator[tuple[Job, Row]]:  # fmt: skip
     """Run jobs from this process, one after another."""
     for job in todo:
         began_s = time.monotonic()
+        within.begin()
         try:
             if grid.source is not None:
                 row = _row("finished", "", _replayed(grid, job))
             else:
-                row = _run(grid, job, out, on_coordinator, in_process)
+                row = _run(grid, job, out, on_coordinator, in_process, within)
         except Stopped:
             raise
         except TestbedError as exc:  # this job fails; the sweep goes on with the others
@@ -185,8 +212,9 @@ def _replayed(grid: Grid, job: Job) -> dict[str, Any]:
 
 
 def _run(
-    grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None], in_process: bool
-) -> Row:
+    grid: Grid, job: Job, out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None], in_process: bool,
+    within: _Within,
+) -> Row:  # fmt: skip
     plan, place = _point(grid, job)
     lab_name = grid.lab
     if job.lab is not None:  # daemons read the lab by themselves, so it has to be a file
@@ -198,9 +226,9 @@ def _run(
     folder = processes.new_run_folder(out / "runs", f"point-{job.point:04d}-seed-{job.seed}")
     with processes.unless_empty(folder):
         if in_process:
-            outcome = one_process.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+            outcome = one_process.run(plan, place, lab_name, folder, within.rounds, on_coordinator)
         else:
-            outcome = processes.run(plan, place, lab_name, folder, on_coordinator=on_coordinator)
+            outcome = processes.run(plan, place, lab_name, folder, within.rounds, on_coordinator)
     if outcome.status == "stopped":
         raise Stopped("stopped; finished runs are kept, and --resume continues the sweep")
     return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))

@@ -50,6 +50,11 @@ class Beside:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
         threading.Thread(target=self._listen, daemon=True).start()
 
+    @property
+    def pid(self) -> int:
+        """Number of the page's process; 0 before it was started."""
+        return 0 if self._process is None else self._process.pid
+
     def _listen(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None

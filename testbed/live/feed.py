@@ -7,6 +7,7 @@ them are joined. Only committed rows are read, and the journal is not kept open,
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -30,6 +31,8 @@ MAX_WINDOWS = 600
 """Largest number of points of a curve; if there are more, neighbours are joined."""
 LEAST_WINDOW = 8
 """Least number of rounds in a window: from fewer, no correlation can be computed."""
+SPAN = 8
+"""Number of windows over which a correlation is computed, so that it does not fluctuate by more than it tells."""
 SCATTER = 64
 """Number of latest values that are shown in the complex plane."""
 EVENTS = 100
@@ -62,6 +65,26 @@ class Window:
     cfo: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Mean:
+    """Mean over rounds of a link's level in dB, by subcarrier."""
+
+    total: F64 | None = None
+    n: int = 0
+
+    def add(self, levels: list[F64]) -> None:
+        if self.total is None or self.total.shape != levels[0].shape:
+            self.total, self.n = np.zeros_like(levels[0]), 0
+        for level in levels:
+            self.total = self.total + level
+            self.n += 1
+
+    @property
+    def value(self) -> F64:
+        assert self.total is not None
+        return self.total / self.n
+
+
 class Feed:
     """Collects the data of a run that goes on. `poll` is called by one thread; `message` returns the data for a
     page."""
@@ -73,6 +96,8 @@ class Feed:
         self.folder = folder
         self.state = "waiting"
         self.paused = False
+        self.asked: str | None = None
+        """How somebody asked the run to end (stop, abort, halt), on a page or in its terminal."""
         self.start: Start | None = None
         self.links: dict[str, Link] = {}
         self.points: list[dict[str, Any]] = []
@@ -95,6 +120,10 @@ class Feed:
         self._tail = JournalTail(folder)
         self._window_rounds = LEAST_WINDOW
         self._window: Window | None = None
+        self._means: dict[str, Mean] = {}
+        """By link: mean level of every subcarrier so far."""
+        self._products: dict[str, deque[tuple[float, float, float]]] = {}
+        """By pair of links: sums of products of both levels' deviations in the latest windows."""
         self._ticks: deque[tuple[float, int]] = deque(maxlen=20)
 
     # ------------------------------------------------------------ reading the journal
@@ -180,6 +209,8 @@ class Feed:
             self.nodes[str(node)] = state or self.nodes.get(str(node), "")
         if kind in ("paused", "unpaused"):
             self.paused = kind == "paused"
+        if kind == "stop_asked":
+            self.asked = str(data.get("kind"))
         if kind not in _QUIET:
             self.events.append(
                 {"n": self.event_count, "time": body["time"], "kind": kind, "text": plainly(data)[:MAX_TEXT]}
@@ -239,7 +270,13 @@ class Feed:
             self.generation += 1
 
     def _correlations(self, window: Window) -> dict[str, float]:
-        """Return Pearson's r of the levels in dB, over rounds and subcarriers, for each pair of links."""
+        """Return the correlation of the levels in dB over the latest windows, for each pair of links.
+
+        It is that of the deviations from each subcarrier's mean so far, as in the summary: what is always the same in
+        both spectra does not count.
+        """
+        for link in {link for link, _ in window.levels}:
+            self._means.setdefault(link, Mean()).add([v for (of, _), v in window.levels.items() if of == link])
         by_role = {tuple(self.roles.get(n, n) for n in link.split(">")): link for link in self.links}
         own = by_role.get(("bob", "alice")), by_role.get(("alice", "bob"))
         pairs = {
@@ -249,10 +286,22 @@ class Feed:
         }
         out = {}
         for name, (a, b) in pairs.items():
-            r = None if a is None or b is None else _pearson(window.levels, a, b)
+            r = None if a is None or b is None else self._pearson(window.levels, a, b)
             if r is not None:
                 out[name] = r
         return out
+
+    def _pearson(self, levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None:
+        rounds = sorted({r for link, r in levels if link == a} & {r for link, r in levels if link == b})
+        if len(rounds) < 3:
+            return None
+        x, y = (np.stack([levels[link, r] for r in rounds]) - self._means[link].value for link in (a, b))
+        if x.shape != y.shape:
+            return None
+        latest = self._products.setdefault(f"{a} {b}", deque(maxlen=SPAN))
+        latest.append((float((x * y).sum()), float((x * x).sum()), float((y * y).sum())))
+        xy, xx, yy = map(sum, zip(*latest, strict=True))
+        return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else None
 
     @property
     def rounds_per_s(self) -> float | None:
@@ -329,6 +378,7 @@ class Feed:
         told: dict[str, Any] = {
             "state": self.state,
             "paused": self.paused and self.state == "live",
+            "asked": self.asked if self.state == "live" else None,
             "whole": whole,
             "title": "" if start is None else str(start.experiment.get("title", "")),
             "planned": 0 if start is None else int(start.experiment.get("rounds") or 0),
@@ -393,16 +443,6 @@ def joined(a: dict[str, Any], b: dict[str, Any] | None = None) -> dict[str, Any]
         keys = a[name].keys() | b[name].keys()
         out[name] = {k: float(np.mean([p[name][k] for p in (a, b) if k in p[name]])) for k in keys}
     return out
-
-
-def _pearson(levels: dict[tuple[str, int], F64], a: str, b: str) -> float | None:
-    rounds = sorted({r for link, r in levels if link == a} & {r for link, r in levels if link == b})
-    if len(rounds) < 3:
-        return None
-    x, y = (np.concatenate([levels[link, r] for r in rounds]) for link in (a, b))
-    if x.shape != y.shape or not np.ptp(x) or not np.ptp(y):
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def probe_rows(run: RecordedRun) -> Iterator[tuple[Any, ...]]:

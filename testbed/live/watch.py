@@ -20,7 +20,8 @@ PERIOD_S = 0.5
 def line(told: dict[str, Any]) -> str:
     """Return the state of a run in one line: rounds, rate, correlation, key bits, rejections."""
     last = latest(told)
-    parts = [f"{'paused' if told['paused'] else told['state']}: round {told['rounds']}/{told['planned']}"]
+    state = "stopping" if told["asked"] else "paused" if told["paused"] else told["state"]
+    parts = [f"{state}: round {told['rounds']}/{told['planned']}"]
     if told["rounds_per_s"] is not None:
         parts.append(f"{told['rounds_per_s']:.0f} rounds/s")
     parts += [f"r {name} {r:+.2f}" for name, r in last["r"].items()]
@@ -35,8 +36,20 @@ def line(told: dict[str, Any]) -> str:
 def figures(told: dict[str, Any]) -> dict[str, Any]:
     """Return the state of a run as plain data: the contents of `line`, and also offsets and nodes."""
     last = latest(told)
-    same = ("state", "paused", "title", "round", "rounds", "planned", "rounds_per_s", "kept", "rejected", "key_bits")
-    out = {key: told[key] for key in same}
+    same = (
+        "state",
+        "paused",
+        "asked",
+        "title",
+        "round",
+        "rounds",
+        "planned",
+        "rounds_per_s",
+        "kept",
+        "rejected",
+        "key_bits",
+    )
+    out = {key: told[key] for key in (*same, "rejected", "key_bits")}
     return (
         out
         | {"bits": told["flow"], "nodes": told["nodes"], "correlation": last["r"]}

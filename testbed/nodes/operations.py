@@ -213,6 +213,7 @@ class RadioWork:
                 self._promise(part, found)  # tells the air until when this node transmits nothing more
                 self._receive(tuned, part, found)
                 found.received += len(part)
+                self._hear_of_failures()
         finally:
             self._coming.remove(found)
         if self._radio.is_interrupted:  # transmissions may have been queued while another thread silenced it
@@ -291,6 +292,14 @@ class RadioWork:
         for number, failure in zip(rounds, failures, strict=True):
             if failure is not None:
                 found.fail(number, failure)
+
+    def _hear_of_failures(self) -> None:
+        """Reject the rounds whose transmissions the device could not send, as it reported after they were queued."""
+        for at_s, exc in self._radio.failed_transmissions():
+            for found in self._coming:
+                for plan in found.order.rounds:
+                    if any(s.tx == self._place.role and s.start_s + plan.margin_s == at_s for s in plan.slots):
+                        found.fail(plan.round, exc)
 
     def _promise(self, part: Sequence[m.RoundPlan], found: Capture) -> None:
         try:

@@ -34,7 +34,7 @@ def open_run(folder: str | Path) -> xarray.Dataset:
     (Hz), offsets from the carrier; `tx` and `rx`, a link's nodes. Variables: `csi` (complex64), `snr_db`, `cfo_hz`,
     `rssi_dbfs`, `time_s` and `surface` by link and round, NaN ('') where a link has no record of a round; `kept` and
     `reason` by round; `levels` by pattern. Attributes: title, uid, time, state, and as JSON text experiment, lab,
-    summary.
+    summary, and of a replay what was replayed.
 
     Example: `testbed.open("runs/20260101-120000-mobile_room").snr_db.sel(link="alice>bob").plot()`
 
@@ -133,7 +133,8 @@ def _attributes(run: RecordedRun) -> dict[str, Any]:
         return json.dumps(json.loads(documents.encode(value)), ensure_ascii=False)
 
     start = run.start
-    return {
+    told = {} if start.replay is None else {"replay": text(start.replay)}
+    return told | {
         "title": str(start.experiment.get("title", "")),
         "uid": start.uid,
         "time": start.time,

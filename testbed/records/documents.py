@@ -41,6 +41,23 @@ _PACKAGES = (
 )
 
 
+class Replayed(Struct, frozen=True, kw_only=True):
+    """What was replayed, in a record that no radio made."""
+
+    source: str
+    """Name of the data source that read it."""
+    path: str
+    cut: str
+    """The set of links whose measurements are in this record."""
+    description: str
+    sha512: str | None = None
+    """Of the file; None where the source is a folder."""
+    run: str | None = None
+    """Identifier of the run; None where the source is no run of this testbed."""
+    map: str | None = None
+    """Text of the map file."""
+
+
 class Start(Struct, frozen=True, kw_only=True):
     """The settings of the run. Made by `start`."""
 
@@ -64,6 +81,8 @@ class Start(Struct, frozen=True, kw_only=True):
     """Commit of the checkout this package runs from; None outside one."""
     git_modified: bool | None = None
     """Whether tracked files differed from that commit."""
+    replay: Replayed | None = None
+    """Where these measurements come from, if this is a replay and not a run."""
     schema: Literal[1] = 1
 
     def role(self, node: str) -> str:

@@ -6,6 +6,7 @@ executed: pickled objects are refused. Every failure is an InputError of one lin
 
 from __future__ import annotations
 
+import codecs
 import csv
 import fnmatch
 import math
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from testbed.core.archives import check_ratio, read_npz
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
+from testbed.core.words import did_you_mean
 from testbed.records.hdf5 import survived
 from testbed.replay.mat import MatFile
 
@@ -46,7 +48,10 @@ class ArrayFile:
         """
         found = natural(fnmatch.filter(self.names, name)) if self._glob and name not in self.names else [name]
         if not found or found[0] not in self.names:
-            raise InputError(f"{where}: {self.path}: no array {name!r}; accepted: {self.told()}".removeprefix(": "))
+            hint = did_you_mean(name, self.names)
+            raise InputError(
+                f"{where}: {self.path}: no array {name!r}; accepted: {self.told()}{hint}".removeprefix(": ")
+            )
         if len(found) == 1:
             return self._read(found[0])
         return np.stack([self._read(column) for column in found], axis=1)
@@ -99,7 +104,9 @@ def _told(shape: Sequence[int], dtype: Any) -> str:
 @contextmanager
 def _csv(path: Path) -> Iterator[ArrayFile]:
     check_bytes(path, "", path.stat().st_size)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as f:
+    with path.open("rb") as raw:  # spreadsheets also export UTF-16, with a mark at its beginning
+        encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    with path.open(encoding=encoding, errors="replace", newline="") as f:
         first = f.readline()
         f.seek(0)
         delimiter = max(",;\t", key=first.count)
@@ -108,7 +115,7 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
     if not rows:
         raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
     header = [cell.strip() for cell in rows[0]]
-    if all(_number(cell) is not None for cell in header):
+    if all(number(cell) is not None for cell in header):
         header = [str(i) for i in range(len(header))]  # without a heading, columns are named by their position
     else:
         del rows[0]
@@ -124,13 +131,14 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
 
 def column(cells: list[str]) -> Array:
     """Return a column: numbers where all are (empty cells are NaN), else text."""
-    values = [_number(cell) for cell in cells]
+    values = [number(cell) for cell in cells]
     if any(v is None for v in values):
         return np.array([cell.strip() for cell in cells])
     return np.array(values, dtype=np.complex128 if any(isinstance(v, complex) for v in values) else np.float64)
 
 
-def _number(cell: str) -> float | complex | None:
+def number(cell: str) -> float | complex | None:
+    """Return the number in a cell, NaN for an empty one, None for text."""
     text = cell.strip().replace("i", "j") if "inf" not in cell.lower() else cell.strip()
     if not text:
         return float("nan")

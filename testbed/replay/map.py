@@ -17,10 +17,11 @@ from msgspec import Meta, field
 from testbed.config import load_table
 from testbed.core.config import Accounting, ChainPlan, Options, Positive, Table
 from testbed.core.errors import InputError
+from testbed.core.gate import printable
 from testbed.core.types import C64, F64, I64, CsiSeries
 from testbed.core.words import counted
 from testbed.replay import iq, pairing, wifi
-from testbed.replay.arrays import SHOWN, Array, ArrayFile, check_bytes, open_arrays
+from testbed.replay.arrays import SHOWN, Array, ArrayFile, check_bytes, number, open_arrays
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 Axis = Literal["probe", "rx", "tx", "subcarrier", "part"]
@@ -305,11 +306,23 @@ def _occurring(column: Array) -> str:
 
 
 def _numbers(values: Array, where: str) -> Array:
+    if values.dtype.kind in "USO":
+        raise InputError(
+            f"{where}: text; accepted: numbers, and empty cells where nothing was received{_no_number(values)}"
+        )
     if values.dtype.kind not in "fciu":
-        raise InputError(f"{where}: {'text' if values.dtype.kind in 'USO' else values.dtype}; accepted: numbers")
+        raise InputError(f"{where}: {values.dtype}; accepted: numbers")
     if 0 in values.shape:
         raise InputError(f"{where}: shape {values.shape}; accepted: at least one value")
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+
+
+def _no_number(values: Array) -> str:
+    """Return words on the first value that is no number."""
+    for i, value in enumerate(values.ravel()):
+        if number(str(value)) is None:
+            return f"; probe {i} has {printable(str(value), 40)!r}"
+    return ""
 
 
 def _real(values: Array, where: str) -> F64:
@@ -361,7 +374,7 @@ def _recording(
     if pairs.alice.size < 2:
         raise InputError(
             f"{where}: {pairs.alice.size} pairs of {len(alice.h)} probes of Alice and {len(bob.h)} of Bob, by {way} "
-            f"({_counts(pairs.left_over)}); accepted: from 2"
+            f"({_counts(pairs.left_over)}{_apart(plan, everybody, way)}); accepted: from 2"
         )
     a, b = everybody["alice"].take(pairs.alice), everybody["bob"].take(pairs.bob)
     used, dead = _used(plan, a, b, where)
@@ -397,11 +410,17 @@ def _recording(
         assumption=plan.assumption
         or (f"Eve has no better position than the measured ones ({', '.join(assumed)})" if assumed else ""),
         rejected=pairs.left_over,
+        time_s=None if a.time_s is None else a.time_s - a.time_s.min(),
         interval_s=plan.interval_s or _interval_s(alice.time_s, n + sum(pairs.left_over.values())),
     )
     caveats = [f"subcarriers left out, always zero or NaN at an end: {', '.join(map(str, dead))}"] if dead else []
     if way == "order":
         caveats.append("probes of Alice and Bob are paired by their positions in the file")
+    if np.array_equal(a.h, b.h, equal_nan=True):
+        caveats.append("every value of Bob equals Alice's: one array may be named for both ends by mistake")
+    if n < subcarrier_hz.size:
+        told = f"{counted(n, 'probe')} of {counted(subcarrier_hz.size, 'subcarrier')}"
+        caveats.append(f"{told}: if these are exchanged, give axes = ['subcarrier', 'probe'] for every end")
     kind = "CSI" if plan.quantity == "csi" else "levels without phases"
     return Recording(
         name="map",
@@ -455,6 +474,17 @@ def _pairs(plan: MapFile, alice: Measured, bob: Measured, way: str, where: str) 
         return pairing.by_time(alice.time_s, bob.time_s, plan.tolerance_s)
     rows = np.arange(len(alice.h), dtype=np.int64)
     return pairing.Pairs(rows, rows, {})
+
+
+def _apart(plan: MapFile, everybody: Mapping[str, Measured], way: str) -> str:
+    """Return how far apart in time both ends' probes are; '' unless they are paired by time."""
+    a, b = everybody["alice"].time_s, everybody["bob"].time_s
+    if way != "time" or a is None or b is None or not a.size or not b.size:
+        return ""
+    b = np.sort(b)
+    return (
+        f"; nearest {np.median(np.abs(b[pairing.nearest(a, b)] - a)):.3g} s apart, tolerance_s = {plan.tolerance_s:g}"
+    )
 
 
 def _rows(plan: MapFile, eve: Measured, end: Measured, own: I64, way: str) -> I64:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from testbed.assess import agreement, health, randomness, training
+from testbed.assess.cuts import table as table
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
 from testbed.chain.agreement import FOLLOW, LEAD, SACRIFICE, Agreed
@@ -32,7 +33,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import F64, I64, CsiSeries, Features, Key
-from testbed.replay import bins, sources
+from testbed.replay import bins, record, sources
 from testbed.replay import map as mapping
 from testbed.replay.pairing import at_rounds
 from testbed.replay.sources import Cut, EveLinks, Recording
@@ -48,15 +49,19 @@ def replay(
     progress: Progress = lambda share, what: None,
     seed: int | None = None,
     map_file: Path | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """Distil keys from a measured data set or a recorded run and return its summary.
 
     The source recommends chain, accounting, training and seed; those that `experiment` states replace them. `map_file`
     assigns the arrays of `source` to the nodes (`replay.map`). `cut`: only this set of links is replayed. The fields of
     the summary describe the source's main cut (or `cut`); its field `cuts` has the same fields for each cut and, in
-    `eves`, for each Eve her correlations, her error rate and the key bits if she were the only Eve.
+    `eves`, for each Eve her correlations, her error rate and the key bits if she were the only Eve. `out`: a new folder
+    into which the main cut is written in the form of a run (`replay.record`).
     Raises InputError for a source or cut that cannot be used.
     """
+    if out is not None:
+        record.check(out)
     progress(0.0, f"reading {source}")
     recording = load(source, map_file)
     if cut is not None and cut not in recording.cuts:
@@ -66,52 +71,24 @@ def replay(
     results = {}
     for i, name in enumerate(names):
         progress(i / len(names), f"cut {name}")
-        results[name] = _replay_cut(_as_planned(recording.cuts[name], experiment, seed))
-    progress(1.0, "done")
+
+        def within(share: float, what: str, i: int = i, name: str = name) -> None:
+            progress((i + share) / len(names), f"cut {name}: {what}")
+
+        results[name] = _replay_cut(_as_planned(recording.cuts[name], experiment, seed), within)
     about = {
         "source": recording.name,
         "path": str(source),
         "description": recording.description,
         "caveats": list(recording.caveats),
     }
-    return {**about, **results[main], "cuts": list(results.values())}
-
-
-def table(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return rows of text for people: a heading, then for each cut one row, one for each Eve, and one without measured
-    Eves.
-
-    The first row of a cut is the result: the key against the strongest of the Eves marked *, who are assumed possible.
-    """
-    rows = [
-        [
-            "cut",
-            "correlation",
-            "without drift",
-            "disagreement",
-            "Eve",
-            "her correlation",
-            "her disagreement",
-            "key bits",
-        ]
-    ]
-    for cut in summary["cuts"]:
-        correlations = (cut["csi_correlation_ab"], cut["csi_correlation_ab_detrended"], cut["kdr_raw"])
-        eve = "strongest of those with *" if cut["eves"] else "not measured"
-        rows.append([cut["cut"], *map(_text, correlations), eve, "", _text(cut["kdr_eve"]), str(cut["key_bits"])])
-        for eve in cut["eves"]:
-            star = "*" if eve["assumed"] else ""
-            correlation, kdr = _text(eve["csi_correlation_ae"]), _text(eve["kdr_eve"])
-            rows.append(["", "", "", "", eve["label"] + star, correlation, kdr, str(eve["key_bits"])])
-        if cut["eves"]:
-            rows.append(
-                ["", "", "", "", "assumed, if none were measured", "", "", str(cut["key_bits_if_eve_unmeasured"])]
-            )
-    return rows
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    summary = {**about, **results[main].summary, "cuts": [done.summary for done in results.values()]}
+    if out is not None:
+        progress(1.0, f"writing {out}")
+        done = results[main]
+        record.write(out, source, map_file, recording, done.cut, done.distilled, done.attempts, summary)
+    progress(1.0, "done")
+    return summary
 
 
 # ---------------------------------------------------------------- one cut
@@ -129,6 +106,26 @@ class _Block:
     key_bits_unmeasured: int
     """Key bits as if Eve had not been measured: against the Eve whom the accounting then assumes."""
     key: Key | None
+    rounds: I64
+    """(probe,) round numbers from which it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """The results of one cut."""
+
+    cut: Cut
+    blocks: Sequence[_Block]
+    attempts: Sequence[training.Attempt]
+    summary: dict[str, Any]
+
+    @property
+    def distilled(self) -> list[record.Distilled]:
+        """The blocks in the form in which they are recorded."""
+        return [
+            record.Distilled(b.rounds, b.facts, {label: g.raw for label, g in b.guesses.items()}, b.strongest)
+            for b in self.blocks
+        ]
 
 
 def load(source: Path, map_file: Path | None = None) -> Recording:
@@ -153,7 +150,7 @@ def _as_planned(cut: Cut, experiment: Experiment | ChainFile | None, seed: int |
     return cut if seed is None else replace(cut, seed=seed)
 
 
-def _replay_cut(cut: Cut) -> dict[str, Any]:
+def _replay_cut(cut: Cut, progress: Progress) -> _Replayed:
     started = time.monotonic()
     cut, turned = bins.in_order(cut)
     plan, accounting, training_plan, seed = cut.chain, cut.accounting, cut.training, cut.seed
@@ -166,10 +163,14 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
     known = {label: Knowledge() for label in (ALL, NOBODY, *cut.eves)}
     attempts, feeding = _train(chain, cut, feeding, training_plan, seed, known)
     numbers = cut.alice.rounds[feeding] if _has_own_numbers(cut) else None
-    blocks = [
-        _distil(chain, cut, _Probes(feeding, i * size, size, numbers), i + len(attempts), seed, known)
-        for i in range(n_blocks)
-    ]
+    blocks = []
+    for i in range(n_blocks):
+
+        def within(share: float, what: str, i: int = i) -> None:
+            progress((i + share) / n_blocks, f"block {i + 1} of {n_blocks}: {what}")
+
+        probes = _Probes(feeding, i * size, size, numbers)
+        blocks.append(_distil(chain, cut, probes, i + len(attempts), seed, known, within))
     alice_db = agreement.level_db(cut.alice.h)
     bob_db = agreement.level_db(canonical_antennas(cut.bob, "bob").h)
     both = np.isfinite(alice_db).any(axis=1) & np.isfinite(bob_db).any(axis=1)
@@ -198,7 +199,7 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
         randomness=_randomness([block.key for block in blocks if block.key is not None]),
         health=verdicts,
     )
-    return {
+    summary = {
         "cut": cut.name,
         **summarise(facts),
         "csi_correlation_ab_pooled": agreement.pooled(alice_db, bob_db),
@@ -211,6 +212,7 @@ def _replay_cut(cut: Cut) -> dict[str, Any]:
         "block_digests": [_block_digests(block.facts) for block in blocks],
         **({"training": training.summarise(attempts, training_plan.guard_rounds)} if training_plan.rounds else {}),
     }
+    return _Replayed(cut, blocks, attempts, summary)
 
 
 def _block_digests(facts: BlockFacts) -> dict[str, Any]:
@@ -318,9 +320,11 @@ class _Probes:
 
 
 def _distil(
-    chain: KeyChain, cut: Cut, probes: _Probes, number: int, seed: int, known: Mapping[str, Knowledge]
+    chain: KeyChain, cut: Cut, probes: _Probes, number: int, seed: int, known: Mapping[str, Knowledge],
+    progress: Progress,
 ) -> _Block:  # fmt: skip
     """Run a block through the chain, against every Eve."""
+    progress(0.0, "both ends agree on a string")
     alice, bob, said = dialogue.run(
         chain.agree("alice", _take(cut.alice, probes.which), number, seed),
         chain.agree("bob", _take(cut.bob, probes.which), number, seed),
@@ -343,11 +347,14 @@ def _distil(
         guess = guesses[strongest].raw if strongest is not None else None
         raw = RawBits(alice.raw.values, bob.raw.values, guess)
     eve = judged[strongest] if strongest is not None else None
+    rounds = cut.alice.rounds[probes.which]
     _hear(chain, cut, probes.which, probes.places, known, probes.reported)
     if not (alice.report.verified and bob.report.verified):
         _close(alice, probes, known)
-        return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None)
+        return _Block(BlockFacts(alice.report, bob.report, eve, raw=raw), guesses, strongest, {}, 0, None, rounds)
     surface = _surface(cut, probes)
+    steps = 2 + len(judged)
+    progress(1 / (steps + 1), "what could an Eve know of it?")
     final = _amplify(chain, alice, bob, known[ALL], probes, surface, seed)
 
     def against(whom: str) -> int:
@@ -357,7 +364,11 @@ def _distil(
             return final.key_bits
         return _amplify(chain, alice, bob, known[whom], probes, surface, seed).key_bits
 
-    if_there = {label: against(label) for label in judged}
+    if_there = {}
+    for i, label in enumerate(judged):
+        progress((2 + i) / (steps + 1), f"what would Eve {label!r} alone leave?")
+        if_there[label] = against(label)
+    progress(steps / (steps + 1), "what would an Eve leave who was not measured?")
     unmeasured = against(NOBODY)
     _close(alice, probes, known)
     eve_key = None
@@ -374,7 +385,7 @@ def _distil(
         bob_digest=_digest(final.bob),
         eve_digest=None if eve_key is None else _digest(Key(number, eve_key)),
     )
-    return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice)
+    return _Block(facts, guesses, strongest, if_there, unmeasured, final.alice, rounds)
 
 
 def _has_own_numbers(cut: Cut) -> bool:

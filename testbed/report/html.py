@@ -67,12 +67,19 @@ def _head(v: View, title: str) -> str:
     elif run.stop is not None:
         status, kind = run.stop.exit_status, "ok" if run.stop.exit_status == "ok" else "bad"
     out = [f"<h1>{escape(title)}</h1>", f'<p class="meta"><span class="badge {kind}">{escape(status)}</span> ']
-    lab = run.start.lab.get("name")
+    if run.start.replay is not None:
+        out.append('<span class="badge warn">replay</span> ')
+    lab = None if run.start.replay is not None else run.start.lab.get("name")
     out.append(f"{escape(run.start.time[:19].replace('T', ' '))} UTC")
     out.append(f" · lab <code>{escape(str(lab))}</code>" if lab else "")
     out.append(f" · mode {escape(str(run.start.experiment.get('mode', 'not recorded')))}</p>")
     if run.stop is not None and run.stop.reason:
         out.append(f'<p class="alarm">{escape(run.stop.reason)}</p>')
+    if run.start.replay is not None:
+        out.append(
+            f"<p>A replay of <code>{escape(run.start.replay.path)}</code>: the key chain was run again over what is "
+            "measured there. No radio took part, and no key was stored.</p>"
+        )
     if run.state == "killed":
         out.append(
             '<p class="alarm">The coordinator’s process died. This page shows the contents of its journal; '

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from testbed.core.types import F64, I64, U8, SurfacePattern
 from testbed.report import paper
@@ -29,6 +30,12 @@ _VARIABLES = dict(
     )
 )
 ROLES = {"alice": ALICE, "bob": BOB, "eve": EVE}
+_DASHES: dict[tuple[str, bool], Any] = {
+    ("alice", False): "-", ("bob", False): (0, (6, 2)), ("eve", False): (0, (1.5, 1.5)),
+    ("eve", True): (0, (5, 1.5, 1.5, 1.5)),
+}  # fmt: skip
+"""(role, whether it is the receiver's second link) → dashes, by which the curves differ where their colours do not."""
+_HATCHES = ("", "////", "....", "xxxx")
 MAX_COLUMNS = 600
 MAX_SUBCARRIERS = 96
 
@@ -180,7 +187,7 @@ class Pictures:
                 style: dict[str, Any] = {
                     "color": ROLES.get(link.role, INK),
                     "lw": 1.0,
-                    "ls": "--" if link.dashed else "-",
+                    "ls": _dashes(link.role, link.dashed),
                     "marker": "." if there.sum() < 60 else None,
                     "ms": 3,
                 }
@@ -191,7 +198,7 @@ class Pictures:
             self._time_axis(bottom, -0.38)
             for ax in (top, bottom):
                 ax.grid(True, axis="y")
-            top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            top.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=3.0, columnspacing=1.4)
             data = (
                 (link.title, *row)
                 for link in links
@@ -211,10 +218,10 @@ class Pictures:
             for title, (x, y) in curves.items():
                 role, dashed = roles.get(title, ("", True))
                 colour = ROLES.get(role, INK) if title in roles else MUTED
-                ax.plot(x, y, color=colour, lw=1.1, ls="--" if dashed else "-", label=title)
+                ax.plot(x, y, color=colour, lw=1.1, ls=_dashes(role, dashed), label=title)
             ax.set(xlabel=x_label, ylabel=y_label)
             ax.grid(True, axis="y")
-            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=1.6, columnspacing=1.4)
+            ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.01, 1.0), handlelength=3.0, columnspacing=1.4)
             data = ((title, a, b) for title, (x, y) in curves.items() for a, b in zip(x, y, strict=True))
             return self._inline(fig, alt, name, ("curve", x_label, y_label), data)
 
@@ -283,15 +290,20 @@ class Pictures:
                 bars = np.abs(ends.T - known)
                 if few:
                     at = x + (i - (len(stages) - 1) / 2) * width
-                    ax.bar(at, np.nan_to_num(known), width * 0.9, color=colour, label=stage)
+                    hatch = _HATCHES[i % len(_HATCHES)]
+                    ax.bar(
+                        at, np.nan_to_num(known), width * 0.9, color=colour, label=stage, hatch=hatch,
+                        edgecolor=CARD, lw=0,
+                    )  # fmt: skip
                     ax.errorbar(at, known, bars, fmt="none", ecolor=MUTED, elinewidth=0.8, capsize=2)
                     for xi, v in zip(at, values, strict=True):
                         # Without the text, an unknown value and 0 would look the same.
                         text = "n/a" if v is None else f"{100 * v:.3g} %"
                         inside = v is not None and v > 0.4
-                        place: dict[str, Any] = (
-                            {"va": "top", "color": CARD} if inside else {"va": "bottom", "color": MUTED}
-                        )
+                        place: dict[str, Any] = {"va": "bottom", "color": MUTED}
+                        if inside:
+                            box = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+                            place = {"va": "top", "color": CARD, "bbox": box}
                         lift = (3, -3)[inside]
                         ax.annotate(
                             text,
@@ -303,7 +315,7 @@ class Pictures:
                             **place,
                         )
                 else:
-                    ax.plot(x, known, color=colour, lw=1.1, marker=".", ms=3, label=stage)
+                    ax.plot(x, known, color=colour, lw=1.1, marker=_MARKERS[i % len(_MARKERS)], ms=3, label=stage)
                     ax.fill_between(x, *ends.T, color=colour, alpha=0.15, lw=0)
             if few:
                 ax.set_xticks(x, [str(b) for b in blocks])
@@ -320,6 +332,57 @@ class Pictures:
             ]
             head = ("stage", "block", "share of differing bits", "95 % from", "95 % to")
             return self._inline(fig, alt, "disagreement", head, data)
+
+    def strip(self, rows: Sequence[tuple[str, str, U8]], shown: int, alt: str) -> str:
+        """Draw bits as `bit_strip` does; the files for a paper contain the same cells and all values."""
+        svg = bit_strip(rows, shown, alt)
+        if not self._keeps:
+            return svg
+        kinds = {"cell1": (INK, 1.0), "cell0": (RULE, 1.0), "wrong1": (BAD, 0.5), "wrong0": (BAD, 0.5)}
+        per_line, n = 128, min([shown, *(len(values) for _, _, values in rows)])
+        lines = -(-n // per_line)
+        with _figure(8.6, 0.3 + 0.24 * lines * (len(rows) + 1)) as fig:
+            axes = fig.subplots(lines, 1, squeeze=False)[:, 0]
+            for line, ax in enumerate(axes):
+                part = slice(line * per_line, min((line + 1) * per_line, n))
+                for r, (_, _, values) in enumerate(rows):
+                    for kind, which in _cells(values[part], rows[0][2][part]).items():
+                        colour, tall = kinds[kind]
+                        bars = [(i, 0.86) for i in np.flatnonzero(which).tolist()]
+                        ax.broken_barh(
+                            bars, (r + 1 - tall, 0.9 * tall), color=colour, lw=0, alpha=0.4 if kind == "wrong0" else 1
+                        )
+                ax.set(xlim=(0, per_line), ylim=(len(rows), 0), yticks=[r + 0.5 for r in range(len(rows))], xticks=[])
+                ax.set_yticklabels([label for label, _, _ in rows])
+                ax.set_title(f"bits {part.start}–{part.stop - 1}", fontsize=8)
+                for spine in ax.spines.values():
+                    spine.set_visible(False)
+            data = zip(range(n), *(values[:n].tolist() for _, _, values in rows), strict=True)
+            self._inline(fig, alt, "bits", ("bit", *(label for label, _, _ in rows)), data)
+        return svg + paper.downloads("bits")
+
+    def patterns(self, shown: Mapping[str, SurfacePattern]) -> str:
+        """Add a surface's patterns (digest → pattern) to the files for a paper and return links to these; '' if none
+        are written."""
+        if not self._keeps:
+            return ""
+        across = min(8, len(shown))
+        with _figure(1.05 * across, 1.3 * -(-len(shown) // across)) as fig:
+            axes = fig.subplots(-(-len(shown) // across), across, squeeze=False).ravel()
+            for ax in axes:
+                ax.set_axis_off()
+            for ax, (digest, pattern) in zip(axes, shown.items(), strict=False):
+                ax.imshow(pattern.phases_rad, cmap="twilight", vmin=0.0, vmax=2 * np.pi, interpolation="none")
+                ax.set_title(digest[:8], fontsize=7)
+            data = (
+                (digest, r, c, int(level), f"{360 * int(level) / (1 << pattern.phase_bits):.6g}")
+                for digest, pattern in shown.items()
+                for (r, c), level in np.ndenumerate(pattern.levels)
+            )
+            self._inline(
+                fig, "surface patterns", "patterns", ("pattern", "row", "column", "level", "phase, degrees"), data
+            )
+        return paper.downloads("patterns")
 
     def waterfall(self, raw: int, steps: Sequence[tuple[str, int]], key: int, alt: str) -> str:
         """Draw bars from raw bits down to key bits."""
@@ -376,12 +439,17 @@ class Pictures:
         return drawn + paper.downloads(name)
 
 
+def _dashes(role: str, second: bool) -> Any:
+    return _DASHES.get((role, second), "--" if second else (0, (8, 2, 2, 2)))
+
+
 def _hashable(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else str(value)
 
 
 def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_line: int = 128) -> str:
-    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red where a row differs from the first row.
+    """Draw bits as cells, 1 strong and 0 pale, in lines of `per_line`; red and half as high where a row differs from
+    the first row.
 
     `rows` are (label, role, values).
     """
@@ -400,17 +468,22 @@ def bit_strip(rows: Sequence[tuple[str, str, U8]], shown: int, alt: str, per_lin
             y = top + gap - 3 + r * (height + 2)
             parts.append(f'<text class="{escape(role)}" x="0" y="{y + height - 2}">{escape(label)}</text>')
             mine, reference = values[part], rows[0][2][part]
-            for cell, which in (
-                ("cell1", (mine == 1) & (mine == reference)),
-                ("cell0", (mine == 0) & (mine == reference)),
-                ("wrong1", (mine == 1) & (mine != reference)),
-                ("wrong0", (mine == 0) & (mine != reference)),
-            ):
-                path = "".join(f"M{left + i * width} {y}h6v{height}h-6z" for i in np.flatnonzero(which))
+            for cell, which in _cells(mine, reference).items():
+                tall = height if cell.startswith("cell") else height // 2
+                path = "".join(f"M{left + i * width} {y + height - tall}h6v{tall}h-6z" for i in np.flatnonzero(which))
                 if path:
                     parts.append(f'<path class="{cell}" d="{path}"/>')
     box = f'viewBox="0 0 {left + per_line * width + 2} {lines * line_height}"'
     return f'<svg class="strip" {box} role="img" aria-label="{escape(alt, quote=True)}">{"".join(parts)}</svg>'
+
+
+def _cells(mine: U8, reference: U8) -> dict[str, NDArray[np.bool_]]:
+    """Return the kind of a cell → (bit,) whether it is of that kind."""
+    same = mine == reference
+    return {
+        "cell1": (mine == 1) & same, "cell0": (mine == 0) & same,
+        "wrong1": (mine == 1) & ~same, "wrong0": (mine == 0) & ~same,
+    }  # fmt: skip
 
 
 def pattern_image(pattern: SurfacePattern, alt: str) -> str:

@@ -56,7 +56,7 @@ def folded(title: str, inside: str) -> str:
 
 
 def picture(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f'<figure><div class="scroll">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def number(value: Any) -> str:

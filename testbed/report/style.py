@@ -33,13 +33,14 @@ nav{font-size:.9rem;margin:1rem 0 0;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem
 .tiles small{display:block;font-size:.75rem;font-weight:400;color:var(--muted);letter-spacing:0;line-height:1.3}
 figure{margin:1rem 0 1.6rem;background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:1rem}
 figure svg{display:block;width:100%;height:auto}
+figure svg.strip{min-width:38rem}
 figcaption{font-size:.88rem;margin-top:.7rem;max-width:50rem}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif!important}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;margin:.6rem 0 1rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.32rem 1.1rem .32rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
 th{font-weight:600;color:var(--muted);font-size:.82rem}
-td.n,th.n{text-align:right}
+td.n,th.n{text-align:right}td.n,td.ok,td.bad{white-space:nowrap}
 td.ok{color:var(--ok);font-weight:600}td.bad{color:var(--bad);font-weight:600}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--muted)}
 pre{background:var(--soft);border-radius:6px;padding:.8rem 1rem;overflow-x:auto;font-size:.8rem;line-height:1.45}
@@ -51,5 +52,8 @@ pre{background:var(--soft);border-radius:6px;padding:.8rem 1rem;overflow-x:auto;
 .strip text{fill:var(--ink);font-size:11px}.strip .at{fill:var(--muted);font-size:9px;text-anchor:end}
 .strip .alice{fill:var(--alice)}.strip .bob{fill:var(--bob)}.strip .eve{fill:var(--eve)}
 footer{max-width:62rem;margin:3rem auto;padding:1rem 1.5rem;color:var(--muted);font-size:.85rem}
+@media(max-width:640px){main,header{padding-left:.8rem;padding-right:.8rem}figure{padding:.6rem}
+figure .scroll svg{min-width:38rem}th,td{padding-right:.6rem}table{font-size:.82rem}
+td:first-child{overflow-wrap:anywhere;min-width:6.5rem}}
 @media print{body{background:#fff}figure,.tiles div{break-inside:avoid}nav{display:none}}
 """

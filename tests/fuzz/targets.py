@@ -155,6 +155,8 @@ class FakeHub:
     def link_changes(self) -> list[Any]:
         return []
 
+    drops = link_changes
+
     def blame(self, name: str) -> None:
         self.blamed.append(name)
 

@@ -132,6 +132,9 @@ def test_a_block_that_was_recorded_keeps_its_key(tmp_path: Path) -> None:
     run = record(tmp_path / "run", stage, is_block(2, e.Note))
     again = resumed(run, stage)
     assert not [b for _, b in again.told if isinstance(b, m.Abandon)]
+    for node in ("alice", "bob"):  # its process may have died before it was told that the other end has the key, too
+        orders = told(again, node)
+        assert orders.index(m.KeepKeys(blocks=[0, 1])) < min(i for i, b in enumerate(orders) if isinstance(b, m.Distil))
     assert [(b.block, b.rounds) for b in again.blocks] == [(2, [10, 11])]
     assert again.state.key_bits == 3 * 7
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from test_coordinator import Stage, probed
+from test_coordinator import LAB, Stage, probed
 from test_watching_policy import answering, loop
 
 from testbed.coordinator import events as e
@@ -81,6 +81,25 @@ def test_rounds_of_a_train_follow_at_the_interval() -> None:
     assert all(a.end_s <= b.slots[0].start_s for a, b in pairwise(plans))
 
 
+@pytest.mark.parametrize("interval_s", [50e-6, 200e-6, 2e-3])
+def test_on_the_wall_clock_a_train_uses_the_air_as_much_as_was_asked_for(interval_s: float) -> None:
+    """Two-way frames of 200 µs, and of less than the slots take: then these are the limit, which is said beforehand."""
+    quick = {"interval_s": interval_s, "train": 64, "turnaround_s": 20e-6}
+    done = joined(lab={**LAB, "world": {"pace": "wall"}}, rounds=400, probing=quick)
+    done.wait(5.0)
+    plans = [b.rounds for n, b in done.told if n == "bob" and isinstance(b, m.Probe)]
+    gaps_s = [y.slots[0].start_s + y.margin_s - x.slots[0].start_s - x.margin_s for b in plans for x, y in pairwise(b)]
+    assert len(gaps_s) > 100
+    notes = [n for n in done.notes if n.kind == "interval_too_short"]
+    least_s = done.state.timetable.scheduler.shortest_s
+    assert 50e-6 < least_s < 200e-6
+    assert [n.detail["detail"].split(",")[0] for n in notes] == (
+        ["probing.interval_s = 5e-05 s"] if interval_s == 50e-6 else []
+    )
+    assert sum(max(interval_s, least_s) > 0.95 * gap_s for gap_s in gaps_s) >= 0.9 * len(gaps_s)
+    assert min(gaps_s) > max(interval_s, least_s) - 1e-9
+
+
 @pytest.mark.parametrize("interval_s", [2e-3, 0.05])
 def test_windows_do_not_depend_on_how_many_rounds_are_ordered_together(interval_s: float) -> None:
     """In virtual time; with clocks that run apart, so that there is something to learn."""
@@ -112,8 +131,6 @@ def test_windows_do_not_depend_on_how_many_rounds_are_ordered_together(interval_
 
 def test_a_train_is_as_long_as_the_interval_allows() -> None:
     def longest(interval_s: float, pace: str = "virtual") -> int:
-        from test_coordinator import LAB
-
         out = Stage(
             lab={**LAB, "world": {"pace": pace}}, rounds=3000, probing={"interval_s": interval_s}, **STILL
         )  # fmt: skip

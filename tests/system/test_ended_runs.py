@@ -39,12 +39,12 @@ main()
 """
 
 
-def died(folder: Path, moment: str) -> Path:
+def died(folder: Path, moment: str, *how: str) -> Path:
     """Run to the end, where the coordinator is killed at this moment; returns the run's folder."""
     room = folder / "room.toml"
     text = config.find(Experiment, "mobile_room").read_text()
     room.write_text(text.replace("block_rounds = 800", f"block_rounds = {ROUNDS}"))
-    words = ["run", str(room), "--rounds", str(ROUNDS), "--out", str(folder / "runs")]
+    words = ["run", str(room), "--rounds", str(ROUNDS), "--out", str(folder / "runs"), *how]
     done = subprocess.run([sys.executable, "-c", DIES, moment, *words], capture_output=True, text=True, timeout=240)
     assert done.returncode == -9, done.stderr
     return next((folder / "runs").iterdir())
@@ -56,14 +56,17 @@ def stored(pattern: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("moment", "nodes_know"),
+    ("moment", "nodes_know", "how"),
     [
-        pytest.param("before any node is told", False, marks=pytest.mark.long),
-        ("before the record is closed", True),
+        pytest.param("before any node is told", False, [], marks=pytest.mark.long),
+        pytest.param("before the record is closed", True, [], marks=pytest.mark.long),
+        ("before the record is closed", True, ["--in-process"]),
     ],
 )
-def test_a_run_that_had_ended_is_closed_as_it_had_ended(tmp_path: Path, moment: str, nodes_know: bool) -> None:
-    folder = died(tmp_path, moment)
+def test_a_run_that_had_ended_is_closed_as_it_had_ended(
+    tmp_path: Path, moment: str, nodes_know: bool, how: list[str]
+) -> None:
+    folder = died(tmp_path, moment, *how)
     before = reader.load(folder)
     assert before.stop is None
     assert [e.data["status"] for e in before.events if e.kind == "run_ending"] == ["finished"]
@@ -74,8 +77,11 @@ def test_a_run_that_had_ended_is_closed_as_it_had_ended(tmp_path: Path, moment: 
     nothing: dict[str, list[str]] = {"alice": [], "bob": []}
     kept = {"alice": ["block-0000.begun", "block-0000.decided"], "bob": ["latest.numbered"]}
     assert stored("known/*/*") == (nothing if nodes_know else kept)
-    done = resume(folder)
+    (mark,) = (state_root() / "sim" / "bob").glob("rehearsals/*/*.confirmed")
+    mark.unlink()  # as if he had not been told before his process died
+    done = resume(folder, *how)
     assert done.returncode == 0, done.stderr
+    assert mark.exists()
     run = check(before, folder, ROUNDS)
     assert run.rounds.reason.tolist() == before.rounds.reason.tolist()  # nothing was measured, and nothing rejected
     assert [b.block for b in run.blocks] == [0]

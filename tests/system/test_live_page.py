@@ -37,9 +37,9 @@ def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     experiment.write_text(re.sub(r"block_rounds = \d+", "block_rounds = 100000", text))
     assert experiment.read_text() != text
     environment = {**os.environ, "TESTBED_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "testbed", "run", str(experiment), "--rounds", "100000", "--lab", str(lab)]
+    command = [sys.executable, "-m", "testbed", "run", str(experiment), "--rounds", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path), "--live"], stderr=subprocess.PIPE, text=True, env=environment
+        [*command, "--lab", str(lab), "--live"], stderr=subprocess.PIPE, text=True, env=environment
     )
     assert process.stderr is not None
     try:

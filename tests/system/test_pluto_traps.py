@@ -436,3 +436,38 @@ def test_a_busy_buffer_is_reported(pair: Pair) -> None:
     with pytest.raises(DeviceError, match="busy"):
         pair.bob.receive(N)
     assert pair.bob.receive(N).samples.shape == (1, N)
+
+
+# ---------------------------------------------------------------- the TDD engine
+
+
+def test_a_tdd_engine_that_was_left_enabled_is_stopped_and_one_by_its_own_library_shapes_what_is_sent() -> None:
+    adi = pytest.importorskip("adi")
+    with emulated(firmware="v0.39") as devices, ExitStack() as stack:
+        engine = adi.tddn(devices[0].uri)
+        assert [c.name for c in engine.channel[-3:]] == ["channel0", "channel1", "channel2"]
+        engine.frame_length_ms = 8 * N / SETTINGS.sample_rate_hz * 1e3
+        engine.channel[-2].enable = True  # the receiver's DMA waits for the frame, and nothing gives a sync signal
+        engine.sync_external = True
+        engine.enable = True
+        assert engine.state == 1
+        pair = Pair(devices, stack).tuned()
+        assert not engine.enable
+        assert pair.alice.identity()["tdd_engine"] is True
+        assert pair.alice.receive(N).samples.shape == (1, N)
+        engine.enable = True
+        with pytest.raises(DeviceTimeout):
+            pair.alice.receive(N, timeout_s=0.5)
+        pair.alice.configure(SETTINGS)  # opens the device anew
+        assert pair.alice.receive(N).samples.shape == (1, N)
+        # once in each frame of eight times its length
+        engine = adi.tddn(devices[0].uri)
+        engine.frame_length_raw = 8 * N
+        engine.channel[-1].enable = True
+        engine.sync_internal = True
+        engine.enable = True
+        pair.alice.transmit(tone(100))
+        power = np.abs(pair.bob.receive(32 * N).samples[0]) ** 2
+        level = power.reshape(-1, N // 4).mean(axis=1)
+        assert 0.09 < np.mean(level > level.max() / 4) < 0.19
+        assert engine.burst_count == 0

@@ -93,6 +93,8 @@ class Chip:
         assert self._child.stdout is not None
         self.uri = next(line.split()[1] for line in self._child.stdout if line.startswith("pty "))
         self.latched: list[str] = []
+        self.latched_us: list[float] = []
+        """When, by the chip's crystal of 16 MHz, since it was switched on."""
         self.directions: set[int] = set()
         self.resets = 0
         self._news = threading.Condition()
@@ -103,9 +105,10 @@ class Chip:
         assert self._child.stdout is not None
         for line in self._child.stdout:
             with self._news:
-                if found := re.fullmatch(r"latch \d+ ([0-9a-f]+) ([01]+)\n", line):
-                    self.directions.add(int(found[1], 16))
-                    self.latched.append(found[2])
+                if found := re.fullmatch(r"latch (\d+) ([0-9a-f]+) ([01]+)\n", line):
+                    self.latched_us.append(int(found[1]) / 16)
+                    self.directions.add(int(found[2], 16))
+                    self.latched.append(found[3])
                 elif line.startswith("reset "):
                     self.resets += 1
                 self._news.notify_all()
@@ -188,6 +191,28 @@ def test_queue_trigger_and_a_codebook(built: tuple[Path, Kind], chip: Chip, tmp_
         for index in (7, 0, 3):
             board.apply_index(index, timeout_s=PATIENCE_S)
             chip.wait_for(kind.outputs(book[index]))
+
+
+def test_a_schedule_is_latched_to_the_microsecond(built: tuple[Path, Kind], chip: Chip, tmp_path: Path) -> None:
+    _, kind = built
+    with opened(chip, kind, tmp_path) as board:
+        size = board.capabilities.schedule_size
+        assert size == {"atmega1284p": 64, "atmega328p": 320 // (4 + kind.n_registers)}[kind.mcu]
+        wanted = [kind.pattern(seed) for seed in range(8)]
+        chip.wait_for("0" * 8 * kind.n_registers)
+        before = len(chip.latched)
+        start_s = board.now_s() + 1.0
+        # 33 ms is the period of its timer; libsimavr takes 100 µs to shift a byte, of which a pattern has up to 64
+        times_s = [start_s + at_s for at_s in (0.0, 0.01, 0.02, 0.0345, 0.0445, 0.2, 0.21, 0.301)]
+        found = board.schedule(wanted, times_s, timeout_s=PATIENCE_S)
+        assert [x.digest for x in found] == [x.digest for x in wanted]
+        chip.wait_for(kind.outputs(wanted[-1]))
+        assert chip.latched[before:] == [kind.outputs(p) for p in wanted]
+        gaps_us = np.diff(chip.latched_us[before:])
+        assert np.abs(gaps_us - 1e6 * np.diff([x.time_s for x in found])).max() < 25  # an interrupt or two come first
+        assert board.readback(timeout_s=PATIENCE_S).digest == wanted[-1].digest
+        with pytest.raises(DeviceError, match="too_late"):
+            board.schedule(wanted[:1], [board.now_s() - 1e-3], timeout_s=PATIENCE_S)
 
 
 def test_the_watchdog_clears_the_pins_of_a_silent_line(built: tuple[Path, Kind], chip: Chip, tmp_path: Path) -> None:

@@ -72,7 +72,10 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
     assert s["keys_reproducible"] == 1
     assert key_files(tmp_path, "alice", "keys") == {}
     listed = cli("keys", "--json")
-    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    assert (listed.returncode, json.loads(listed.stdout)) == (
+        0,
+        {"keys": [], "rehearsals": {"alice": 1, "bob": 1, "eve": 0, "ris": 0}, "unreadable": 0},
+    )
     assert listed.stderr.startswith("keys of rehearsals are not listed (1 at alice, 1 at bob)")
     assert len(listed.stderr.splitlines()) == 1
     assert json.loads(next(iter(alice.values())))["bits"] == s["key_bits"]

@@ -56,24 +56,25 @@ def test_trains_of_any_length_give_the_same_csi_bits_and_keys(
     assert found[0] == found[1] == found[2]
 
 
-def in_real_time(folder: Path) -> str:
-    """Write the bundled lab with its air in real time: the nodes' processes read it by themselves."""
+def in_real_time(folder: Path, lab: str) -> str:
+    """Write a bundled lab with its air in real time: the nodes' processes read it by themselves."""
     path = folder / "lab.toml"
-    text = config.find(Lab, "sim").read_text(encoding="utf-8")
+    text = config.find(Lab, lab).read_text(encoding="utf-8")
     path.write_text(text.replace('pace = "virtual"', 'pace = "wall"'), encoding="utf-8")
     return str(path)
 
 
 @pytest.mark.timeout(120)
-def test_an_interval_of_2_ms_is_kept_in_real_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lab", ["sim", "usrp_standin"])
+def test_an_interval_of_2_ms_is_kept_in_real_time(lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: on a busy machine trains come later and are shorter, but within each the interval is kept."""
     monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
 
     def end(p: Any, coordinator: Any, crew: Any) -> None:
-        if p.round >= 400:  # without distilling anything
+        if p.round >= 300:  # without distilling anything
             coordinator.ask_stop("abort")
 
-    outcome = run(tmp_path, "mobile_room", 10_000, in_real_time(tmp_path), act=end, interval_s=2e-3)
+    outcome = run(tmp_path, "mobile_room", 10_000, in_real_time(tmp_path, lab), act=end, interval_s=2e-3)
     assert outcome.status == "stopped"
     verdict = next(h for h in outcome.summary["health"] if h["check"] == "interval_kept")
     assert verdict["ok"], verdict["detail"]
@@ -83,7 +84,7 @@ def test_an_interval_of_2_ms_is_kept_in_real_time(tmp_path: Path, monkeypatch: p
     # whatever was too late is said so, and nothing else was lost
     lost = {Reject.LATE_TX.value, Reject.LOW_SNR.value, Reject.ABORTED.value}
     assert set(record.reason[~record.kept].tolist()) <= lost
-    assert outcome.summary["pairs_kept"] > 200
+    assert outcome.summary["pairs_kept"] > 100
 
 
 @pytest.mark.timeout(120)

@@ -133,7 +133,7 @@ def test_keys_names_a_bad_file_and_lists_the_rest(tmp_path: Path) -> None:
     for n, content in enumerate([b"", b"{}", b"[]", b'{"bits": null}', b"\xff\xfe"]):
         (folder / f"block-{n + 1:04d}.key").write_bytes(content)
     done = cli("keys", "--json")
-    assert [row["block"] for row in json.loads(done.stdout)] == [0]
+    assert [row["block"] for row in json.loads(done.stdout)["keys"]] == [0]
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 5

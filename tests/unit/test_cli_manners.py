@@ -168,6 +168,21 @@ def test_what_takes_over_two_seconds_says_how_long_it_will_take(capsys: Any) -> 
     assert capsys.readouterr().err == ""
 
 
+def test_a_step_that_lasts_is_told_again_with_how_long_it_has_taken(capsys: Any) -> None:
+    now_s = [0.0]
+    steps = Steps(clock=lambda: now_s[0])
+    steps.look()
+    assert capsys.readouterr().err == "", "no step has begun"
+    steps.tell(0.0, "a")
+    for now_s[0] in (1.0, 2.0, 3.0, 11.9, 12.0, 13.0):
+        steps.look()
+    assert capsys.readouterr().err == "  0% a … 2 s so far\n  0% a … 12 s so far\n"
+    with Steps() as ticking:
+        assert ticking._ticking is not None
+        assert ticking._ticking.is_alive()
+    assert not ticking._ticking.is_alive()
+
+
 def test_a_run_without_a_terminal_says_how_long_it_will_take(capsys: Any) -> None:
     with ProgressBar() as bar:
         bar.update(a_progress(200))
@@ -213,6 +228,7 @@ def test_what_every_cheap_command_prints_is_one_object_and_nothing_beside_it(
         f"randomness {tmp_path}/bits.txt --format text": {"source", "format"},
         f"replay {grid} {' '.join(data)}": {"key_bits", "health"},
         "keygen-certs": {"folder", "daemons"},
+        "keys": {"keys", "rehearsals", "unreadable"},
         "keys pool": {"alice", "bob"},
         "keys pool --show": {"alice", "bob"},
     }
@@ -220,8 +236,6 @@ def test_what_every_cheap_command_prints_is_one_object_and_nothing_beside_it(
         status, out, err = said(monkeypatch, capfd, *command.split(), "--json", "--quiet")
         assert (status, err) == (0, ""), command
         assert keys <= json.loads(out).keys(), command
-    status, out, err = said(monkeypatch, capfd, "keys", "--json", "--quiet")
-    assert (status, json.loads(out), err) == (0, [], "")
 
 
 def test_what_there_is_as_data(monkeypatch: Any, capsys: Any) -> None:

@@ -203,6 +203,13 @@ def test_a_blocked_direct_path_survives_the_records() -> None:
     assert config.convert(msgspec.json.decode(written), Experiment, "again") == experiment
 
 
+def test_a_name_that_is_nearly_a_bundled_one_is_suggested() -> None:
+    with pytest.raises(InputError, match="mobil_room: no such experiment file; did you mean 'mobile_room'"):
+        config.load_experiment("mobil_room")
+    with pytest.raises(InputError, match="wire_ris959: no such lab file; did you mean 'wire_ris595'"):
+        config.load_lab("wire_ris959")
+
+
 def test_a_missing_file_names_the_bundled_ones() -> None:
     with pytest.raises(InputError, match="mobile_room"):
         config.load_experiment("nowhere.toml")

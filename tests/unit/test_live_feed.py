@@ -82,10 +82,15 @@ def test_a_live_run_and_the_same_run_closed_show_the_same(tmp_path: Path) -> Non
         assert point["r"]["Alice–Bob"] > 0.9
         assert abs(point["r"]["Bob–Eve"]) < 0.5
         assert point["snr_db"] == dict.fromkeys(LINKS, 20.0)
+    assert second["asked"] is None
+    w.event("stop_asked", {"kind": "stop"})
+    feed.poll()
+    assert feed.message(cursor)[0]["asked"] == "stop", "a page says so until the run is over, however it was asked"
+    assert watch.line(feed.message(cursor)[0]).startswith("stopping: round 40/40")
     w.close(documents.stop("ok"), {})
     feed.poll()
     third, _ = feed.message(cursor)
-    assert (third["state"], third["stop"]["exit_status"]) == ("closed", "ok")
+    assert (third["state"], third["stop"]["exit_status"], third["asked"]) == ("closed", "ok", None)
     later = Feed(tmp_path / "run")
     later.poll()
     whole, _ = later.message()
@@ -94,6 +99,25 @@ def test_a_live_run_and_the_same_run_closed_show_the_same(tmp_path: Path) -> Non
         assert whole[key] == third[key], key
     assert whole["points"] == [*first["points"], *second["points"], *third["points"]]
     json.dumps(whole, allow_nan=False)
+
+
+def test_a_shape_that_both_spectra_always_have_is_no_correlation(tmp_path: Path) -> None:
+    """Eve's level falls over frequency as Alice's does, and varies on its own; the report's correlation is about 0."""
+    w = begun(tmp_path / "run", planned=200)
+    slope_db = np.linspace(20.0, -20.0, CARRIERS)
+    rng = np.random.default_rng(5)
+    for r in range(200):
+        own = {"bob>alice": (a := rng.normal(size=CARRIERS)), "alice>bob": a, "alice>eve": rng.normal(size=CARRIERS)}
+        for link, deviation_db in own.items():
+            h = (10 ** ((slope_db + deviation_db) / 20)).astype(np.complex64)
+            w.probe(r, link.split(">")[1], link, r * 0.1, 20.0, 7.0, -30.0, None, h[None, None])
+        w.round(r, True, None, None, r * 0.1)
+    w.flush()
+    feed = Feed(tmp_path / "run")
+    feed.poll()
+    last = feed.message()[0]["points"][-1]["r"]
+    assert last["Alice–Bob"] == pytest.approx(1.0)
+    assert abs(last["Bob–Eve"]) < 4 / np.sqrt(CARRIERS * module.SPAN * module.LEAST_WINDOW)
 
 
 def test_a_long_run_stays_small(tmp_path: Path, monkeypatch: Any) -> None:

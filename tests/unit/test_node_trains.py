@@ -186,6 +186,24 @@ def test_one_late_burst_costs_its_own_round() -> None:
     assert all(x.links[0].reason is None for x in alice.values())
 
 
+def test_a_burst_that_is_reported_as_late_after_it_was_queued_costs_its_own_round() -> None:
+    with room() as world:
+        nodes = [Node(world, role) for role in ("alice", "bob")]
+        orders = [node.order(0.01, range(6), 2e-3) for node in nodes]
+        late = orders[0].rounds[3]
+        failures = [(late.slots[0].start_s + late.margin_s, LateTransmit("alice", "transmit", "configured", "late"))]
+        failures.append((late.slots[0].start_s, LateTransmit("alice", "transmit", "configured", "of another run")))
+
+        def told() -> Any:
+            out, failures[:] = failures[:], []
+            return out
+
+        nodes[0].radio.failed_transmissions = told  # type: ignore[method-assign]
+        alice, bob = at_once(*(lambda n=n, o=o: n.probe(o) for n, o in zip(nodes, orders, strict=True)))
+    assert {n: x.fault for n, x in alice.items()} == {n: "late_tx" if n == 3 else None for n in range(6)}
+    assert [x.fault for x in bob.values()] == [None] * 6
+
+
 def test_bursts_whose_time_is_over_are_late_and_the_others_are_sent() -> None:
     with room(pace="wall") as world:
         alice = Node(world, "alice").radio

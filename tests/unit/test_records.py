@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import runpy
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -16,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import testbed
 from testbed.core.errors import DiskFull, InputError
 from testbed.core.types import SurfacePattern
 from testbed.records import documents, files, journal, reader, rounds, writer
@@ -451,6 +455,17 @@ def test_compaction_keeps_every_value_whatever_the_chunks(
         assert (link.time_s[i], link.cfo_hz[i], link.surface[i]) == (r / 7, -r / 3, str(r) * (r % 3))
         if link.csi is not None and r not in holes:
             np.testing.assert_array_equal(link.csi[i], csi(r))
+
+
+def test_a_package_built_without_its_repository_has_the_commit_that_its_version_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = SimpleNamespace(version="0.2.1.dev7+g817e6c59e.d20261130", commit_id=None)
+    monkeypatch.setitem(sys.modules, "testbed._version", given)
+    assert testbed.__file__ is not None
+    assert runpy.run_path(testbed.__file__)["__commit__"] == "g817e6c59e"
+    given.version = "0+unknown"
+    assert runpy.run_path(testbed.__file__)["__commit__"] is None
 
 
 def test_the_commit_is_found_in_a_checkout_and_else_given_by_the_build(

@@ -545,6 +545,8 @@ def test_tables_that_are_missing_stay_the_sources(tmp_path: Path) -> None:
     [
         (('"seq"', '"sek"'), "map.toml: table [alice]: m.csv: no array 'sek'; accepted: seq, node, rssi"),
         (('"rssi"', '"node"'), "map.toml: table [alice]: array 'node': text; accepted: numbers"),
+        (('"rssi"', '"node"'), "where nothing was received; probe 0 has 'a'"),
+        (('"rssi"', '"rsi"'), "no array 'rsi'; accepted: seq, node, rssi; did you mean 'rssi'?"),
         (('"a"', '"c"'), "[alice]: where: node = 'c' leaves no probe; accepted: values that occur: 'a', 'b'"),
     ],
 )
@@ -558,6 +560,30 @@ def test_a_wrong_column_of_a_table_is_one_line(tmp_path: Path, change: tuple[str
     with pytest.raises(InputError) as caught:
         loaded(tmp_path, "m.csv", text.replace(*change, 1))
     assert says in str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_how_far_apart_clocks_are_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", **keyed(tb=keyed()["tb"] + 9e4))
+    with pytest.raises(InputError, match=r"0 pairs of .* nearest 9e\+04 s apart, tolerance_s = 0\.01\); accepted"):
+        loaded(tmp_path, "m.npz", keyed_map("time"))
+
+
+def test_a_table_that_a_spreadsheet_wrote_as_utf16(tmp_path: Path) -> None:
+    lines = ["seq\ta\tb"] + [f"{i}\t{-60 - i % 7}\t{-61 - i % 7}" for i in range(40)]
+    (tmp_path / "m.txt").write_text("\n".join(lines), encoding="utf-16")
+    text = 'schema = 1\nquantity = "rssi_db"\n[alice]\narray = "a"\n[bob]\narray = "b"\n'
+    cut = loaded(tmp_path, "m.txt", text)
+    np.testing.assert_allclose(20 * np.log10(np.abs(cut.alice.h[:3].ravel())), [-60, -61, -62], rtol=1e-6)
+
+
+def test_likely_mistakes_are_noted_with_every_result(tmp_path: Path) -> None:
+    h = channels()
+    np.savez(tmp_path / "m.npz", alice=h["alice"].T, bob=h["bob"].T)
+    text = MAP.partition("[eve.near]")[0]
+    told = mapping.load(tmp_path / "m.npz", a_map(tmp_path, text)).caveats
+    assert any(f"{CARRIERS} probes of {PROBES} subcarriers: if these are exchanged, give axes" in c for c in told)
+    told = mapping.load(tmp_path / "m.npz", a_map(tmp_path, text.replace('"bob"', '"alice"'))).caveats
+    assert any(c.startswith("every value of Bob equals Alice's") for c in told)
 
 
 def test_rssi_of_a_table_goes_through_the_whole_chain(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

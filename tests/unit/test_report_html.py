@@ -506,7 +506,7 @@ def test_every_figure_is_a_file_for_a_paper(tmp_path: Path) -> None:
     page = report.make(tmp_path, figures=True).read_text(encoding="utf-8")
     made = {path.name for path in (tmp_path / paper.FOLDER).iterdir()}
     names = ["channel", "reciprocity", "autocorrelation", "levels", "delay_profile"]
-    names += ["disagreement", "bit_flow", "snr_cfo"]
+    names += ["disagreement", "bit_flow", "snr_cfo", "bits", "patterns"]
     assert made == {f"{name}.{end}" for name in names for end in ("svg", "pdf", "csv")} | {"tables.tex"}
     for name in made:
         content = (tmp_path / paper.FOLDER / name).read_bytes()
@@ -520,6 +520,19 @@ def test_every_figure_is_a_file_for_a_paper(tmp_path: Path) -> None:
     assert sum(int(bits) for _, bits in rows[1:-1]) == 1544, "what is left of the raw bits is the key"
     channel = list(csv.reader((tmp_path / paper.FOLDER / "channel.csv").open(encoding="utf-8")))
     assert len(channel[0]) == 2 + N_SUBCARRIERS
+    bits = list(csv.reader((tmp_path / paper.FOLDER / "bits.csv").open(encoding="utf-8")))
+    assert bits[0] == ["bit", "Alice", "Bob", "Eve"]
+    assert {len(row) for row in bits} == {4}
+    assert [row[0] for row in bits[1:]] == [str(i) for i in range(512)]
+    patterns = list(csv.reader((tmp_path / paper.FOLDER / "patterns.csv").open(encoding="utf-8")))
+    assert patterns[0] == ["pattern", "row", "column", "level", "phase, degrees"]
+    assert {(row[3], row[4]) for row in patterns[1:]} <= {
+        ("0", "0"),
+        ("1", "180"),
+        ("2", "180"),
+        ("1", "90"),
+        ("3", "270"),
+    }
     tables = (tmp_path / paper.FOLDER / "tables.tex").read_text(encoding="utf-8")
     assert r"key bits & 1544 \\" in tables
     assert r"eve\_now & her own signals <now> & 0.2713 & 0.3154 & 1544 \\" in tables

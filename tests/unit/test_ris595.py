@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from firmware_ctl.boards import _frames
-from firmware_ctl.boards._frames import Refusal, Reply
+from firmware_ctl.boards._frames import Command, Refusal, Reply
 from firmware_ctl.boards.ris595 import Ris595
 from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
 from testbed.core import patterns
@@ -205,6 +206,50 @@ def test_the_watchdog_clears_the_outputs_of_a_silent_line(twin: EmulatedRis595, 
     for silence_s in (-1.0, float("nan"), 1e4):
         with pytest.raises(DeviceError, match="accepted 0 to 1000 s"):
             board.set_watchdog(silence_s)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_schedule_is_taken_as_a_whole_or_refused_and_the_next_one_works(
+    twin: EmulatedRis595, board: Ris595, fault: str
+) -> None:
+    wanted = [pattern(seed) for seed in range(12)]
+    twin.arm(fault)
+    twin.arm("")
+    twin.arm(fault)  # once the patterns are on their way
+    try:
+        applied = board.schedule(wanted, [1.0 + k for k in range(12)])
+    except DeviceError:
+        pass  # as a whole: the coordinator rejects the rounds of that train
+    else:
+        assert [x.digest for x in applied] == [x.digest for x in wanted]
+        assert [x.time_s for x in applied] == [1.0 + k for k in range(12)]
+    board.schedule(wanted[::-1], [100.0 + k for k in range(12)])
+    assert list(twin.latched)[-12:] == [x.levels.tobytes() for x in wanted[::-1]]
+    assert board.readback().digest == wanted[0].digest
+
+
+def test_a_schedule_beyond_the_clock_is_refused_before_anything_is_sent(twin: EmulatedRis595, board: Ris595) -> None:
+    before = len(twin.latched)
+    with pytest.raises(DeviceError, match="due in 2500 s, accepted up to 2000 s"):
+        board.schedule([pattern(1)], [2500.0])
+    assert len(twin.latched) == before
+
+
+def test_the_firmware_of_a_board_that_knows_no_schedule_is_accepted(
+    twin: EmulatedRis595, context: DriverContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Ris595._ask
+
+    def shorter(self: Ris595, operation: str, command: Any, payload: bytes, deadline_s: float) -> Reply:
+        found = ask(self, operation, command, payload, deadline_s)
+        return Reply(found.seq, found.kind, found.flags, found.payload[:33]) if command == Command.HELLO else found
+
+    monkeypatch.setattr(Ris595, "_ask", shorter)
+    with Ris595("ris", context, uri=twin.uri) as old:
+        assert old.capabilities.schedule_size == 0
+        with pytest.raises(DeviceError, match="latches none by time"):
+            old.schedule([pattern(1)], [1.0])
+        assert old.apply(pattern(2)).digest == pattern(2).digest
 
 
 def test_a_board_that_refuses_even_a_greeting_is_a_device_error(board: Ris595, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ PINNED = [
     (11, Command.TIME, "", "03010b040beeb300"),
     (12, Command.WATCHDOG, "e8030000", "03010c040ce8030103d4f700"),
     (13, Command.RESET, "", "03010d040d886100"),
+    (14, Command.SCHEDULE, "010040420f00ff01", "03010e030e010440420f05ff01991800"),
 ]
 
 

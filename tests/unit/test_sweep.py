@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -242,3 +243,16 @@ def test_error_bars_are_standard_errors_of_the_mean(tmp_path: Path) -> None:
     assert "12 ± 2" in html
     assert "t &lt;b&gt;" in html
     assert Lab.__name__ not in html
+
+
+def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
+    now_s, said = [0.0], []
+    within = sweep._Within(said.append, lambda: now_s[0])
+    for second in range(13):
+        now_s[0] = float(second)
+        within.rounds(SimpleNamespace(round=10 * second, rounds=200, phase="probing"))  # type: ignore[arg-type]
+    assert said == ["  50 of 200 rounds, probing", "  100 of 200 rounds, probing"]
+    within.begin()
+    now_s[0] += sweep.WITHIN_S - 0.1
+    within.tell("nothing is said of a job that began just now")
+    assert len(said) == 2

@@ -19,7 +19,7 @@ from sim_backend.emulators.uhd_standin import Device, TimeSpec, UhdStandIn
 from sim_backend.local import world_in_thread
 from testbed.core.config import Multipath, PlacedNode, Scene
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
-from testbed.core.radio import RadioSettings
+from testbed.core.radio import RadioSettings, Window
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
 
@@ -260,6 +260,51 @@ def test_a_report_that_comes_after_the_call_is_passed_on_at_the_next(lab: Lab) -
     core.events.append(lab.shelf.types.TXMetadataEventCode.underflow)
     with pytest.raises(DeviceError, match="receive in state configured: an earlier transmission failed: underflow"):
         alice.receive(N)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_reported_of_queued_bursts_is_told_of_each_one_and_once(lab: Lab, at_once: bool) -> None:
+    alice, bob = lab.pair()
+    times_s = [alice.now_s() + LEAD_S * (k + 1) for k in range(4)]
+    lab.alice.tx_faults.extend(["", "late", "", "underflow"])
+    listen = alice._tx.recv_async_msg
+    alice._tx.recv_async_msg = lambda meta, timeout=0.1: at_once and listen(meta, timeout)
+    found = alice.transmit_many([replace(burst(), time_s=at_s) for at_s in times_s])
+    lost = [(at_s, why) for at_s, why in zip(times_s, found, strict=True) if why is not None]
+    at_once = True
+    lab.bob.idle_until(bob.now_s() + 1.0)
+    windows = [Window(N, times_s[-1] + LEAD_S * (k + 1)) for k in range(3)]
+    assert all(isinstance(x, IqBlock) for x in alice.receive_many(windows))
+    lost += alice.failed_transmissions()
+    assert [at_s for at_s, _ in lost] == [times_s[1], times_s[3]]
+    assert [type(why) for _, why in lost] == [LateTransmit, DeviceError]
+    assert alice.failed_transmissions() == []
+
+
+def test_a_train_takes_few_questions_to_the_air_and_few_readings_of_the_clock(lab: Lab) -> None:
+    """Each takes as long as a round: a stand-in that asked for every call kept half of the rounds of a train."""
+    alice, bob = lab.pair(queued_bursts=64)
+    assert alice.capabilities.queue == 64
+    core = lab.alice.core
+    assert core is not None
+    asked: list[str] = []
+    ask = core.sim._link.ask
+
+    def counted(request: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(type(request).__name__)
+        return ask(request, *args, **kwargs)
+
+    core.sim._link.ask = counted  # type: ignore[method-assign]
+    start_s = alice.now_s() + LEAD_S
+    lab.alice.calls.clear()
+    asked.clear()
+    assert alice.transmit_many([replace(burst(), time_s=start_s + k * LEAD_S) for k in range(32)]) == [None] * 32
+    lab.bob.idle_until(bob.now_s() + 1.0)
+    found = alice.receive_many([Window(N, start_s + (k + 0.5) * LEAD_S) for k in range(32)])
+    assert all(isinstance(x, IqBlock) for x in found)
+    assert lab.alice.calls.count("get_time_now") == 1
+    assert asked.count("ReceiveMany") + asked.count("Receive") == 4  # eight at a time wait in the device
+    assert len(asked) <= 8
 
 
 def test_a_device_that_takes_no_more_samples_is_a_timeout_and_later_bursts_work(lab: Lab) -> None:

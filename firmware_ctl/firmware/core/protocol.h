@@ -6,7 +6,7 @@
 
 #define RIS_PROTOCOL 1
 #define RIS_VERSION_MAJOR 1
-#define RIS_VERSION_MINOR 1
+#define RIS_VERSION_MINOR 2
 #define RIS_VERSION_PATCH 0
 
 enum ris_command {
@@ -23,6 +23,7 @@ enum ris_command {
     RIS_TIME = 0x0B,
     RIS_WATCHDOG = 0x0C,
     RIS_RESET = 0x0D,
+    RIS_SCHEDULE = 0x0E,
 };
 
 /* Kinds of reply: the command with one of the first two in its upper bits, or one of the last two. */
@@ -35,6 +36,7 @@ enum ris_flag {
     RIS_FLAG_WAITING = 0x01,   /* a queued pattern waits for TRIGGER */
     RIS_FLAG_UPLOADING = 0x02, /* a codebook is being uploaded */
     RIS_FLAG_CLEARED = 0x04,   /* the watchdog cleared the outputs since HELLO */
+    RIS_FLAG_SCHEDULED = 0x08, /* patterns wait for their times */
 };
 
 enum ris_error {
@@ -56,6 +58,8 @@ enum ris_error {
     RIS_BAD_CONTENT = 15, /* wrong CRC-32 of the codebook */
     RIS_BAD_CHAIN = 16,   /* the shift registers did not return the bits that were sent: nothing was latched */
     RIS_BAD_VALUE = 17,
+    RIS_TOO_LATE = 18,    /* the time of a pattern has passed, or is before that of the pattern ahead of it */
+    RIS_SCHEDULED = 19,   /* a pattern waits in the chain for its time, so that the outputs cannot be read */
 };
 
 #endif

@@ -37,6 +37,13 @@ static uint8_t *payload(struct ris *ris)
     return ris->reply + HEAD + 1;
 }
 
+/* Return whether patterns wait for their times, as far as the core knows. */
+static bool waits_for_time(const struct ris *ris)
+{
+    uint32_t at_us;
+    return ris->hal.latch_waits(ris->hal.self) || schedule_next(&ris->schedule, &at_us) != NULL;
+}
+
 /* Send the `size` bytes of payload() under a kind. */
 static void answer(struct ris *ris, uint8_t kind, size_t size)
 {
@@ -45,7 +52,8 @@ static void answer(struct ris *ris, uint8_t kind, size_t size)
     put16(frame + 1, ris->seq);
     frame[3] = kind;
     frame[4] = (uint8_t)((ris->waits ? RIS_FLAG_WAITING : 0) | (ris->book.uploading ? RIS_FLAG_UPLOADING : 0) |
-                         (ris->cleared ? RIS_FLAG_CLEARED : 0));
+                         (ris->cleared ? RIS_FLAG_CLEARED : 0) |
+                         (waits_for_time(ris) ? RIS_FLAG_SCHEDULED : 0));
     put16(frame + HEAD + 1 + size, crc16(CRC16_START, frame, HEAD + 1 + size));
     ris->hal.send(ris->hal.self, ris->tx, cobs_encode(frame, RIS_REPLY_OVERHEAD + size, ris->tx));
 }
@@ -90,17 +98,49 @@ static void complain(struct ris *ris, enum ris_error error)
 
 /* ------------------------------------------------------------------------------------------------ surface */
 
-/* Shift a pattern in twice. The second time the chain returns the bits of the first; latch only if they are equal. */
-static bool latch(struct ris *ris, const uint8_t *pattern, uint32_t *time_us)
+/* Shift a pattern in twice. The second time the chain returns the bits of the first; returns whether they are equal. */
+static bool shift_in(struct ris *ris, const uint8_t *pattern)
 {
     const struct hal *hal = &ris->hal;
     plan_stream(pattern, ris->pattern_bytes, ris->stream);
     hal->exchange(hal->self, ris->stream, ris->returned, ris->pattern_bytes);
     hal->exchange(hal->self, ris->stream, ris->returned, ris->pattern_bytes);
     ris->chain_bad = memcmp(ris->stream, ris->returned, ris->pattern_bytes) != 0;
-    if (!ris->chain_bad)
-        *time_us = hal->latch(hal->self);
     return !ris->chain_bad;
+}
+
+static bool latch(struct ris *ris, const uint8_t *pattern, uint32_t *time_us)
+{
+    if (!shift_in(ris, pattern))
+        return false;
+    *time_us = ris->hal.latch(ris->hal.self);
+    return true;
+}
+
+/* Drop the schedule. What waits in the chain is not latched; the chain then holds other bits than the outputs. */
+static void drop_schedule(struct ris *ris)
+{
+    ris->chain_bad = ris->chain_bad || ris->hal.latch_waits(ris->hal.self);
+    ris->hal.forget_latch(ris->hal.self);
+    schedule_clear(&ris->schedule);
+}
+
+/* Give the hardware the patterns that it can take. If one comes too late, or the chain does not hold it, none of those
+ * behind it is latched either: the host notices it because the outputs do not hold the last one in the end. */
+static enum ris_error follow_schedule(struct ris *ris)
+{
+    uint32_t at_us;
+    const uint8_t *pattern;
+    while (!ris->hal.latch_waits(ris->hal.self) && (pattern = schedule_next(&ris->schedule, &at_us)) != NULL) {
+        enum ris_error error = !shift_in(ris, pattern) ? RIS_BAD_CHAIN : RIS_TOO_LATE;
+        if (error == RIS_BAD_CHAIN || !ris->hal.latch_at(ris->hal.self, at_us)) {
+            ris->chain_bad = true;
+            schedule_clear(&ris->schedule);
+            return error;
+        }
+        ris->schedule.next++;
+    }
+    return RIS_OK;
 }
 
 /* Read the pattern that the outputs hold into `pattern`. */
@@ -114,6 +154,7 @@ static void read_outputs(struct ris *ris, uint8_t *pattern)
 static void apply(struct ris *ris, const uint8_t *pattern)
 {
     uint32_t time_us = 0;
+    drop_schedule(ris);
     if (!latch(ris, pattern, &time_us)) {
         refuse(ris, RIS_BAD_CHAIN);
         return;
@@ -127,6 +168,7 @@ static void apply(struct ris *ris, const uint8_t *pattern)
 static void clear_outputs(struct ris *ris)
 {
     uint32_t time_us;
+    drop_schedule(ris);
     memset(ris->stream, 0, ris->pattern_bytes);
     ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
     ris->hal.exchange(ris->hal.self, ris->stream, ris->returned, ris->pattern_bytes);
@@ -147,6 +189,7 @@ static void hello(struct ris *ris, const uint8_t *request)
         ris->session = session;
         ris->cleared = false;
         ris->waits = false;
+        drop_schedule(ris);
         codebook_abort(&ris->book);
     }
     put32(p, session);
@@ -164,12 +207,17 @@ static void hello(struct ris *ris, const uint8_t *request)
     put32(p + 26, ris->hal.clock_us(ris->hal.self));
     p[30] = ris->config.reset_cause;
     put16(p + 31, ris->config.input_bytes);
-    answer(ris, RIS_DONE | RIS_HELLO, 33);
+    put16(p + 33, ris->schedule.capacity);
+    answer(ris, RIS_DONE | RIS_HELLO, 35);
 }
 
 static void readback(struct ris *ris)
 {
     uint8_t *p = payload(ris);
+    if (ris->hal.latch_waits(ris->hal.self)) {
+        refuse(ris, RIS_SCHEDULED);
+        return;
+    }
     if (ris->chain_bad) { /* the chain holds other bits than the outputs */
         refuse(ris, RIS_BAD_CHAIN);
         return;
@@ -177,6 +225,23 @@ static void readback(struct ris *ris)
     read_outputs(ris, p);
     put32(p + ris->pattern_bytes, crc32(0, p, ris->pattern_bytes));
     answer(ris, RIS_DONE | RIS_READBACK, (size_t)ris->pattern_bytes + 4u);
+}
+
+/* Add a pattern to the schedule; reply with its time and its CRC-32. */
+static void add_to_schedule(struct ris *ris, const uint8_t *data)
+{
+    const uint8_t *pattern = data + 6;
+    uint32_t at_us = get32(data + 2);
+    enum ris_error error = RIS_BAD_PATTERN;
+    if (get16(data) == 0)
+        drop_schedule(ris);
+    if (plan_padded(pattern, ris->pattern_bytes, ris->n_bits))
+        error = schedule_add(&ris->schedule, get16(data), at_us, pattern, ris->hal.clock_us(ris->hal.self));
+    if (error == RIS_OK)
+        error = follow_schedule(ris);
+    put32(payload(ris), at_us);
+    put32(payload(ris) + 4, crc32(0, pattern, ris->pattern_bytes));
+    settle(ris, error, 8);
 }
 
 /* Return the length of a command's payload; that of a codebook chunk is longer. */
@@ -190,6 +255,8 @@ static size_t expected_size(const struct ris *ris, uint8_t command)
     case RIS_APPLY:
     case RIS_QUEUE:
         return ris->pattern_bytes;
+    case RIS_SCHEDULE:
+        return 6u + (size_t)ris->pattern_bytes;
     case RIS_INDEX:
         return 2;
     case RIS_BOOK_BEGIN:
@@ -205,7 +272,7 @@ static void serve(struct ris *ris, const uint8_t *data, size_t size, uint32_t no
     uint8_t *p = payload(ris);
     size_t expected = expected_size(ris, ris->command);
     bool chunk = ris->command == RIS_BOOK_CHUNK;
-    if (ris->command < RIS_HELLO || ris->command > RIS_RESET) {
+    if (ris->command < RIS_HELLO || ris->command > RIS_SCHEDULE) {
         refuse(ris, RIS_UNKNOWN);
         return;
     }
@@ -287,6 +354,9 @@ static void serve(struct ris *ris, const uint8_t *data, size_t size, uint32_t no
         ris->watchdog_us = get32(data) * 1000u;
         done(ris, 0);
         break;
+    case RIS_SCHEDULE:
+        add_to_schedule(ris, data);
+        break;
     case RIS_RESET:
         /* everything is cleared before the host gets the reply, so that its next request reaches a fresh board */
         clear_outputs(ris);
@@ -359,8 +429,8 @@ static void take_frame(struct ris *ris, uint8_t *frame, size_t n, uint32_t now_u
 
 /* ------------------------------------------------------------------------------------------------ interface */
 
-bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *banks,
-              uint32_t bank_bytes, uint32_t now_us)
+bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *memory,
+              uint32_t bank_bytes, uint32_t schedule_bytes, uint32_t now_us)
 {
     uint32_t size = plan_bytes(config->rows, config->columns, config->phase_bits);
     if (config->phase_bits < 1 || config->phase_bits > 3 || size == 0 || size > RIS_PATTERN_MAX)
@@ -371,7 +441,8 @@ bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal
     ris->pattern_bytes = (uint16_t)size;
     ris->n_bits = (uint32_t)config->rows * config->columns * config->phase_bits;
     ris->heard_us = now_us;
-    codebook_init(&ris->book, banks, bank_bytes, ris->pattern_bytes, ris->n_bits);
+    schedule_init(&ris->schedule, memory + 2u * bank_bytes, schedule_bytes, ris->pattern_bytes);
+    codebook_init(&ris->book, memory, bank_bytes, ris->pattern_bytes, ris->n_bits);
     clear_outputs(ris);
     payload(ris)[0] = config->reset_cause;
     answer(ris, RIS_BOOTED, 1);
@@ -401,6 +472,7 @@ void ris_feed(struct ris *ris, uint8_t byte, uint32_t now_us)
 void ris_poll(struct ris *ris, uint32_t now_us)
 {
     codebook_poll(&ris->book, now_us);
+    (void)follow_schedule(ris);
     if (ris->watchdog_us != 0 && ris->watching && now_us - ris->heard_us > ris->watchdog_us) {
         ris->watching = false;
         ris->cleared = true;

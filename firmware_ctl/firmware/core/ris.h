@@ -9,6 +9,7 @@
 #include "cobs.h"
 #include "codebook.h"
 #include "protocol.h"
+#include "schedule.h"
 
 /* Largest pattern in bytes; set it when building for a controller with little memory. */
 #ifndef RIS_PATTERN_MAX
@@ -19,7 +20,7 @@
 #define RIS_CHUNK_MAX 128u
 #endif
 
-#define RIS_PAYLOAD_MAX (4u + (RIS_PATTERN_MAX > RIS_CHUNK_MAX ? RIS_PATTERN_MAX : RIS_CHUNK_MAX))
+#define RIS_PAYLOAD_MAX (6u + (RIS_PATTERN_MAX > RIS_CHUNK_MAX ? RIS_PATTERN_MAX : RIS_CHUNK_MAX))
 #define RIS_REQUEST_OVERHEAD 6u /* version, sequence number, command, CRC-16 */
 #define RIS_REPLY_OVERHEAD 7u   /* … and flags */
 #define RIS_REPLAY_MAX 8u       /* largest payload of a reply that is stored */
@@ -39,6 +40,7 @@ struct ris {
     uint16_t pattern_bytes;
     uint32_t n_bits;
     struct codebook book;
+    struct schedule schedule;
 
     /* the line */
     bool overrun;
@@ -71,10 +73,10 @@ struct ris {
     bool watching; /* bytes have arrived since the watchdog cleared the outputs */
 };
 
-/* Clear everything, also the outputs, and tell the host that the board has booted. `banks` has room for two banks of
- * `bank_bytes` for the codebook. Returns false for an impossible geometry. */
-bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *banks,
-              uint32_t bank_bytes, uint32_t now_us);
+/* Clear everything, also the outputs, and tell the host that the board has booted. `memory` has room for two banks of
+ * `bank_bytes` for the codebook, then `schedule_bytes` for the schedule. Returns false for an impossible geometry. */
+bool ris_init(struct ris *ris, const struct ris_config *config, const struct hal *hal, uint8_t *memory,
+              uint32_t bank_bytes, uint32_t schedule_bytes, uint32_t now_us);
 
 /* Take one byte from the host. If it ends a frame, the frame is answered before this function returns. */
 void ris_feed(struct ris *ris, uint8_t byte, uint32_t now_us);

@@ -33,12 +33,14 @@
 #define TX_RING 64u
 
 static struct ris ris;
-static uint8_t banks[2u * RIS_BANK_BYTES];
+static uint8_t memory[2u * RIS_BANK_BYTES + RIS_SCHEDULE_BYTES];
 
 static volatile uint8_t rx_ring[RX_RING];
 static volatile uint8_t rx_head, rx_tail;
 static volatile uint8_t tx_ring[TX_RING];
 static volatile uint8_t tx_head, tx_tail;
+static volatile uint8_t latch_waits;
+static volatile uint32_t latch_due_us;
 static volatile uint32_t timer_overflows; /* 17 bits of it are needed: the clock wraps at 2^32 µs */
 
 /* The reason why the board started. After a watchdog reset the watchdog is still on, so it is stopped first. */
@@ -89,6 +91,23 @@ static uint32_t micros(void)
             overflows++;
     }
     return (overflows << 15) + (count >> 1);
+}
+
+/* With interrupts off: latch if the time has come. */
+static void latch_if_due(void)
+{
+    if (latch_waits && micros() - latch_due_us < 0x80000000u) {
+        PORTB |= _BV(PIN_LATCH);
+        latch_waits = 0;
+        TIMSK1 &= (uint8_t)~_BV(OCIE1A);
+        PORTB &= (uint8_t)~_BV(PIN_LATCH);
+    }
+}
+
+/* The timer has the lower half of the time, so that this happens every 33 ms until the time has come. */
+ISR(TIMER1_COMPA_vect)
+{
+    latch_if_due();
 }
 
 static void hal_send(void *self, const uint8_t *data, size_t n)
@@ -145,6 +164,41 @@ static void hal_outputs(void *self, uint8_t *in, size_t n)
     (void)spi(byte);
 }
 
+static bool hal_latch_at(void *self, uint32_t time_us)
+{
+    bool early;
+    (void)self;
+    ATOMIC_BLOCK(ATOMIC_RESTORESTATE)
+    {
+        early = micros() - time_us >= 0x80000000u;
+        if (early) {
+            latch_due_us = time_us;
+            latch_waits = 1;
+            OCR1A = (uint16_t)(time_us << 1);
+            TIFR1 = _BV(OCF1A);
+            TIMSK1 |= _BV(OCIE1A);
+            latch_if_due(); /* the time may have come before the comparison began */
+        }
+    }
+    return early;
+}
+
+static bool hal_latch_waits(void *self)
+{
+    (void)self;
+    return latch_waits;
+}
+
+static void hal_forget_latch(void *self)
+{
+    (void)self;
+    ATOMIC_BLOCK(ATOMIC_RESTORESTATE)
+    {
+        latch_waits = 0;
+        TIMSK1 &= (uint8_t)~_BV(OCIE1A);
+    }
+}
+
 static uint32_t hal_clock_us(void *self)
 {
     (void)self;
@@ -163,7 +217,8 @@ static void hal_reset(void *self)
 
 int main(void)
 {
-    const struct hal hal = {NULL, hal_send, hal_exchange, hal_latch, hal_outputs, hal_clock_us, hal_reset};
+    const struct hal hal = {NULL, hal_send, hal_exchange, hal_latch,    hal_outputs,     hal_clock_us,
+                            hal_latch_at, hal_latch_waits, hal_forget_latch, hal_reset};
     struct ris_config config = {.rows = RIS_ROWS, .columns = RIS_COLUMNS, .phase_bits = RIS_PHASE_BITS};
     config.reset_cause = reset_cause;
     config.input_bytes = RX_RING - 1u;
@@ -182,7 +237,7 @@ int main(void)
     wdt_enable(WDTO_500MS);
     sei();
 
-    if (!ris_init(&ris, &config, &hal, banks, RIS_BANK_BYTES, micros()))
+    if (!ris_init(&ris, &config, &hal, memory, RIS_BANK_BYTES, RIS_SCHEDULE_BYTES, micros()))
         for (;;) /* the geometry of this build is impossible: the watchdog resets the board again and again */
             ;
     for (;;) {

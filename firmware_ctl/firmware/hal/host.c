@@ -1,11 +1,13 @@
 /* The controller as a process, which the simulated bench runs in place of a board.
  *
- *   ris595 [--rows N] [--columns N] [--phase-bits N] [--serial N] [--codebook PATTERNS] [--uart FD] [--bench FD]
- *          [--fault bit-order | ack-early | stuck-upload]
+ *   ris595 [--rows N] [--columns N] [--phase-bits N] [--serial N] [--codebook PATTERNS]
+ *          [--schedule PATTERNS] [--uart FD] [--bench FD] [--fault bit-order | ack-early | stuck-upload]
  *
  * The UART is one descriptor for both directions; the default is standard input and output. The bench is a socket. To
  * it the process sends `L` and the bytes of the chain when the outputs latch them, and `T` to get the time; the answer
- * to both is the board's clock, 32 bits of µs, least significant byte first. `O` asks the bench what the outputs hold,
+ * to both is the board's clock, 32 bits of µs, least significant byte first. `S`, a time and the bytes of the chain have
+ * them latched at that time; the answer is a byte, 0 if it has passed. The bench takes any number of them at once, since
+ * its time may pass in steps, and the process could not follow. `O` asks the bench what the outputs hold,
  * in the order of the chain. Without a bench the machine's clock is used. The process ends when UART or bench is closed.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -24,6 +26,7 @@
 
 #define BANK_BYTES (1u << 20)
 #define INPUT_BYTES 4096u
+#define SCHEDULE_BYTES (1u << 20)
 #define LATE_US 20000u    /* ack-early: the outputs change this time after the acknowledgement */
 #define STUCK_US 3000000u /* stuck-upload: the board receives nothing for this time, once */
 
@@ -43,7 +46,7 @@ struct board {
 };
 
 static struct board board;
-static uint8_t banks[2u * BANK_BYTES];
+static uint8_t memory[2u * BANK_BYTES + SCHEDULE_BYTES];
 
 static uint32_t machine_us(void)
 {
@@ -107,9 +110,9 @@ static void hal_exchange(void *self, const uint8_t *out, uint8_t *in, size_t n)
     memcpy(board.chain, out, n);
 }
 
-static uint32_t take_over(void)
+/* The outputs take over the bits of the chain. */
+static void to_outputs(void)
 {
-    static uint8_t message[1u + RIS_PATTERN_MAX];
     for (size_t i = 0; i < board.n; i++) {
         uint8_t byte = board.chain[i];
         if (board.fault == BIT_ORDER) {
@@ -120,6 +123,12 @@ static uint32_t take_over(void)
         }
         board.output[i] = byte;
     }
+}
+
+static uint32_t take_over(void)
+{
+    static uint8_t message[1u + RIS_PATTERN_MAX];
+    to_outputs();
     message[0] = 'L';
     memcpy(message + 1, board.output, board.n);
     board.fresh = true;
@@ -150,6 +159,35 @@ static void hal_outputs(void *self, uint8_t *in, size_t n)
         hear_bench(board.output, board.n);
     }
     memcpy(in, board.output, n);
+}
+
+static bool hal_latch_at(void *self, uint32_t time_us)
+{
+    static uint8_t message[5u + RIS_PATTERN_MAX];
+    uint8_t taken = 0;
+    (void)self;
+    if (board.bench < 0)
+        return false;
+    to_outputs();
+    message[0] = 'S';
+    for (unsigned i = 0; i < 4; i++)
+        message[1 + i] = (uint8_t)(time_us >> 8 * i);
+    memcpy(message + 5, board.output, board.n);
+    board.fresh = false;
+    give(board.bench, message, 5 + board.n);
+    hear_bench(&taken, 1);
+    return taken != 0;
+}
+
+static bool hal_latch_waits(void *self)
+{
+    (void)self;
+    return false;
+}
+
+static void hal_forget_latch(void *self)
+{
+    (void)self;
 }
 
 static void hal_reset(void *self)
@@ -197,8 +235,9 @@ static bool deaf(uint32_t now_us)
 int main(int argc, char **argv)
 {
     struct ris_config config = {.rows = 16, .columns = 16, .phase_bits = 1, .input_bytes = INPUT_BYTES};
-    struct hal hal = {NULL, hal_send, hal_exchange, hal_latch, hal_outputs, hal_clock_us, hal_reset};
-    uint32_t codebook = 256;
+    struct hal hal = {NULL, hal_send, hal_exchange, hal_latch,    hal_outputs,     hal_clock_us,
+                      hal_latch_at, hal_latch_waits, hal_forget_latch, hal_reset};
+    uint32_t codebook = 256, schedule = 256, schedule_bytes;
     board.uart_in = STDIN_FILENO;
     board.uart_out = STDOUT_FILENO;
     board.bench = -1;
@@ -215,6 +254,8 @@ int main(int argc, char **argv)
             config.serial = number(option, value, UINT32_MAX);
         else if (strcmp(option, "--codebook") == 0)
             codebook = number(option, value, UINT16_MAX);
+        else if (strcmp(option, "--schedule") == 0)
+            schedule = number(option, value, UINT16_MAX);
         else if (strcmp(option, "--uart") == 0)
             board.uart_in = board.uart_out = (int)number(option, value, 65535);
         else if (strcmp(option, "--bench") == 0)
@@ -231,9 +272,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "ris595: a codebook of %lu patterns does not fit\n", (unsigned long)codebook);
         return 2;
     }
+    schedule_bytes = schedule * (SCHEDULE_HEAD + (uint32_t)board.n);
+    if (schedule_bytes > SCHEDULE_BYTES)
+        schedule_bytes = SCHEDULE_BYTES;
     do {
         board.reset = false;
-        if (!ris_init(&board.ris, &config, &hal, banks, (uint32_t)(board.n * codebook), machine_us())) {
+        if (!ris_init(&board.ris, &config, &hal, memory, (uint32_t)(board.n * codebook), schedule_bytes, machine_us())) {
             fprintf(stderr, "ris595: %u × %u elements of %u bit: no such board\n", config.rows, config.columns,
                     config.phase_bits);
             return 2;

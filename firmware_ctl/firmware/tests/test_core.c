@@ -22,6 +22,7 @@ static unsigned checks;
 
 #define N 32u          /* bytes of a pattern: 16 × 16 elements of 1 bit */
 #define BANK (4u * N)
+#define SCHEDULE (3u * (SCHEDULE_HEAD + N) + 1u)
 #define REPLIES 8u
 
 struct reply {
@@ -33,10 +34,12 @@ struct reply {
 
 static struct {
     struct ris ris;
-    uint8_t banks[2u * BANK];
+    uint8_t memory[2u * BANK + SCHEDULE];
     uint8_t chain[N], output[N];
     unsigned latches, resets;
     uint32_t now_us, clock_us;
+    bool waits;     /* the chain is latched at due_us */
+    uint32_t due_us;
     uint8_t broken; /* what the wire from the end of the chain flips */
     bool stuck;     /* the outputs do not follow the latch */
     struct reply replies[REPLIES];
@@ -94,13 +97,50 @@ static uint32_t paper_clock(void *self)
     return board.clock_us;
 }
 
+static bool paper_latch_at(void *self, uint32_t time_us)
+{
+    (void)self;
+    CHECK(!board.waits);
+    if ((int32_t)(time_us - board.clock_us) <= 0)
+        return false;
+    board.waits = true;
+    board.due_us = time_us;
+    return true;
+}
+
+static bool paper_latch_waits(void *self)
+{
+    (void)self;
+    return board.waits;
+}
+
+static void paper_forget_latch(void *self)
+{
+    (void)self;
+    board.waits = false;
+}
+
+/* Let the board's clock go on, in steps in which the core is called; the hardware latches by itself. */
+static void go_on(uint32_t until_us, uint32_t step_us)
+{
+    while (board.clock_us != until_us) {
+        board.clock_us += until_us - board.clock_us < step_us ? until_us - board.clock_us : step_us;
+        if (board.waits && (int32_t)(board.clock_us - board.due_us) >= 0) {
+            board.waits = false;
+            (void)paper_latch(NULL);
+        }
+        ris_poll(&board.ris, board.now_us);
+    }
+}
+
 static void paper_reset(void *self)
 {
     (void)self;
     board.resets++;
 }
 
-static const struct hal PAPER = {NULL, paper_send, paper_exchange, paper_latch, paper_outputs, paper_clock, paper_reset};
+static const struct hal PAPER = {NULL,        paper_send,     paper_exchange,    paper_latch,        paper_outputs,
+                                 paper_clock, paper_latch_at, paper_latch_waits, paper_forget_latch, paper_reset};
 
 static void power_up(void)
 {
@@ -108,7 +148,7 @@ static void power_up(void)
                                        .input_bytes = 0x1234};
     memset(&board, 0, sizeof board);
     memset(board.output, 0xAA, N);
-    CHECK(ris_init(&board.ris, &config, &PAPER, board.banks, BANK, 0));
+    CHECK(ris_init(&board.ris, &config, &PAPER, board.memory, BANK, SCHEDULE, 0));
 }
 
 /* Feed a request; return the last reply that it brought. */
@@ -250,7 +290,7 @@ static void test_boot(void)
     const struct ris_config wrong[] = {
         {16, 16, 4, 0, 0, 0}, {16, 16, 0, 0, 0, 0}, {0, 16, 1, 0, 0, 0}, {17, 16, 1, 0, 0, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        CHECK(!ris_init(&board.ris, &wrong[i], &PAPER, board.banks, BANK, 0));
+        CHECK(!ris_init(&board.ris, &wrong[i], &PAPER, board.memory, BANK, SCHEDULE, 0));
 }
 
 static void test_hello(void)
@@ -259,7 +299,7 @@ static void test_hello(void)
     power_up();
     board.clock_us = 0x01020304;
     const struct reply *r = request(9, RIS_HELLO, session, 4);
-    CHECK(r->seq == 9 && r->kind == (RIS_DONE | RIS_HELLO) && r->size == 33);
+    CHECK(r->seq == 9 && r->kind == (RIS_DONE | RIS_HELLO) && r->size == 35);
     CHECK(r->payload[31] == 0x34 && r->payload[32] == 0x12);
     CHECK(word(r->payload) == 0xDEADBEEF && r->payload[7] == 1);
     CHECK(r->payload[8] == 16 && r->payload[10] == 16 && r->payload[12] == 4 && r->payload[14] == 0);
@@ -282,7 +322,7 @@ static void test_apply(void)
     r = request(3, RIS_READBACK, NULL, 0);
     CHECK(r->size == N + 4 && memcmp(r->payload, pattern, N) == 0 && word(r->payload + N) == crc32(0, pattern, N));
     CHECK(refused(request(4, RIS_APPLY, pattern, N - 1), RIS_BAD_LENGTH));
-    CHECK(refused(request(5, 0x0E, NULL, 0), RIS_UNKNOWN) && refused(request(6, 0, NULL, 0), RIS_UNKNOWN));
+    CHECK(refused(request(5, 0x0F, NULL, 0), RIS_UNKNOWN) && refused(request(6, 0, NULL, 0), RIS_UNKNOWN));
     CHECK(outputs_hold(pattern));
 }
 
@@ -461,6 +501,89 @@ static void test_the_reply_tells_what_the_outputs_hold(void)
     CHECK(memcmp(request(4, RIS_READBACK, NULL, 0)->payload, first, N) == 0);
 }
 
+static const struct reply *scheduled(uint16_t seq, uint16_t index, uint32_t at_us, const uint8_t *pattern)
+{
+    uint8_t p[6 + N] = {(uint8_t)index, (uint8_t)(index >> 8)};
+    put_word(p + 2, at_us);
+    memcpy(p + 6, pattern, N);
+    return request(seq, RIS_SCHEDULE, p, sizeof p);
+}
+
+static void test_schedule(void)
+{
+    uint8_t before[N], pattern[3][N];
+    power_up();
+    greet(1);
+    const uint8_t session[4] = {3};
+    const uint8_t *hello = request(1, RIS_HELLO, session, 4)->payload;
+    CHECK((hello[33] | hello[34] << 8) == 3);
+    fill(before, 9);
+    for (uint8_t i = 0; i < 3; i++)
+        fill(pattern[i], i);
+    request(2, RIS_APPLY, before, N);
+    board.clock_us = 0xFFFFF000u; /* the clock wraps between the first two */
+    uint32_t start_us = board.clock_us + 2000u;
+    CHECK(refused(scheduled(3, 1, start_us, pattern[0]), RIS_BAD_OFFSET));
+    CHECK(refused(scheduled(4, 0, board.clock_us, pattern[0]), RIS_TOO_LATE));
+    const struct reply *r = scheduled(5, 0, start_us, pattern[0]);
+    CHECK(r->kind == (RIS_DONE | RIS_SCHEDULE) && r->size == 8 && r->flags == RIS_FLAG_SCHEDULED);
+    CHECK(word(r->payload) == start_us && word(r->payload + 4) == crc32(0, pattern[0], N));
+    CHECK(refused(scheduled(6, 1, start_us - 1u, pattern[1]), RIS_TOO_LATE));
+    CHECK(scheduled(7, 1, start_us + 5000u, pattern[1])->kind == (RIS_DONE | RIS_SCHEDULE));
+    CHECK(scheduled(8, 2, start_us + 6000u, pattern[2])->kind == (RIS_DONE | RIS_SCHEDULE));
+    CHECK(refused(scheduled(9, 3, start_us + 7000u, pattern[0]), RIS_BAD_COUNT)); /* three is all it has room for */
+    CHECK(refused(request(10, RIS_READBACK, NULL, 0), RIS_SCHEDULED));
+    go_on(start_us - 1u, 100);
+    CHECK(outputs_hold(before));
+    go_on(start_us, 100);
+    CHECK(outputs_hold(pattern[0]));
+    go_on(start_us + 4999u, 100);
+    CHECK(outputs_hold(pattern[0]));
+    go_on(start_us + 5000u, 100);
+    CHECK(outputs_hold(pattern[1]));
+    go_on(start_us + 6000u, 100);
+    CHECK(outputs_hold(pattern[2]));
+    CHECK(request(11, RIS_TIME, NULL, 0)->flags == 0);
+    CHECK(memcmp(request(12, RIS_READBACK, NULL, 0)->payload, pattern[2], N) == 0);
+}
+
+static void test_what_ends_a_schedule(void)
+{
+    uint8_t first[N], second[N], other[N];
+    fill(first, 1);
+    fill(second, 2);
+    fill(other, 3);
+    power_up();
+    greet(1);
+    request(2, RIS_APPLY, other, N);
+    scheduled(3, 0, 1000, first); /* a pattern applied meanwhile */
+    scheduled(4, 1, 2000, second);
+    CHECK(request(5, RIS_APPLY, other, N)->kind == (RIS_DONE | RIS_APPLY));
+    go_on(5000, 100);
+    CHECK(outputs_hold(other) && !board.waits);
+    scheduled(6, 0, 6000, first); /* another schedule */
+    scheduled(7, 0, 7000, second);
+    go_on(6500, 100);
+    CHECK(outputs_hold(other));
+    go_on(7000, 100);
+    CHECK(outputs_hold(second));
+    scheduled(8, 0, 8000, first); /* the core is not called in time for the second one */
+    scheduled(9, 1, 8100, other);
+    go_on(9000, 2000);
+    CHECK(outputs_hold(first) && !board.waits);
+    CHECK(refused(request(10, RIS_READBACK, NULL, 0), RIS_BAD_CHAIN)); /* the chain holds the other */
+    CHECK(request(11, RIS_APPLY, first, N)->kind == (RIS_DONE | RIS_APPLY));
+    scheduled(12, 0, 10000, second); /* a new session */
+    const uint8_t session[4] = {9};
+    request(13, RIS_HELLO, session, 4);
+    go_on(11000, 100);
+    CHECK(outputs_hold(first));
+    board.broken = 1; /* a broken chain */
+    CHECK(refused(scheduled(14, 0, 12000, second), RIS_BAD_CHAIN));
+    go_on(13000, 100);
+    CHECK(outputs_hold(first));
+}
+
 static void test_watchdog(void)
 {
     uint8_t pattern[N], zero[N] = {0}, p[4];
@@ -555,8 +678,8 @@ static uint32_t dice(void)
 /* Noise, and real requests with bytes changed, cut or repeated: the sanitizers watch, and afterwards the board works. */
 static void test_noise(void)
 {
-    static const size_t SIZES[] = {0, 4, N, N, 0, 2, 6, 4 + N, 0, 0, 0, 0, 4, 0};
-    uint8_t frame[6 + 4 + N], coded[COBS_MAX(sizeof frame)], pattern[N];
+    static const size_t SIZES[] = {0, 4, N, N, 0, 2, 6, 4 + N, 0, 0, 0, 0, 4, 0, 6 + N};
+    uint8_t frame[6 + 6 + N], coded[COBS_MAX(sizeof frame)], pattern[N];
     uint16_t seq = 2;
     power_up();
     greet(1);
@@ -567,7 +690,7 @@ static void test_noise(void)
             for (size_t i = 0; i < n; i++)
                 coded[i] = (uint8_t)dice();
         } else {
-            uint8_t command = (uint8_t)(dice() % 14);
+            uint8_t command = (uint8_t)(dice() % 15);
             size_t size = SIZES[command];
             frame[0] = RIS_PROTOCOL;
             frame[1] = (uint8_t)seq;
@@ -588,6 +711,7 @@ static void test_noise(void)
         for (size_t i = 0; i < n; i++)
             ris_feed(&board.ris, coded[i], board.now_us);
         board.now_us += dice() % 1000000;
+        go_on(board.clock_us + dice() % 1000, 100);
         ris_poll(&board.ris, board.now_us);
         CHECK(board.ris.book.count <= board.ris.book.capacity);
     }
@@ -612,6 +736,8 @@ int main(void)
     test_codebook();
     test_a_broken_chain_latches_nothing();
     test_the_reply_tells_what_the_outputs_hold();
+    test_schedule();
+    test_what_ends_a_schedule();
     test_watchdog();
     test_reset();
     test_frames_that_cannot_be_read();

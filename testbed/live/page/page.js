@@ -3,9 +3,10 @@
 const by = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colour = (role) => css({alice: "--alice", bob: "--bob", eve: "--eve"}[role] || "--other");
-// Dashes tell the curves apart where colours do not.
-const DASH = {alice: [], bob: [8, 4], eve: [2, 3]};
-const state = {points: [], links: {}, hz: null, frozen: false, events: 0, blocks: [], last: null};
+// Dashes distinguish the curves where colours do not; no two curves of a plot have the same.
+const DASH = {alice: [], bob: [8, 4], eve: [2, 3], other: [12, 3, 2, 3]};
+const MORE_DASHES = [[7, 3, 2, 3], [14, 4], [5, 2, 5, 6], [1, 5]];
+const state = {points: [], links: {}, hz: null, frozen: false, events: 0, blocks: [], last: null, asked: null};
 const plots = {};
 const figure = (v, digits) => v === null || v === undefined ? "–" : v.toFixed(digits);
 
@@ -17,10 +18,12 @@ function plot(id, series, data, x, y, height) {
     if (plots[id]) plots[id].chart.destroy();
     const axis = {stroke: css("--dim"), grid: {stroke: css("--line"), width: 1}, ticks: {stroke: css("--line")}};
     const chart = new uPlot({
-      width, height: height || 190, cursor: {drag: {x: true, y: false}}, scales: {x: {time: false}},
+      width, height: height || 190, cursor: {drag: {x: true, y: false}},
+      scales: {x: {time: false, range: (u, least, most) => least === most ? [least - 1, most + 1] : [least, most]}},
       axes: [{...axis, label: x, labelSize: 18}, {...axis, label: y, labelSize: 18, size: 62}],
-      series: [{label: x}, ...series],
+      series: [{label: x}, ...series], legend: {markers: {width: 0, fill: () => "none"}},
     }, data, place);
+    place.querySelectorAll(".u-series .u-marker").forEach((mark, i) => { if (i) mark.replaceChildren(swatch(series[i - 1])); });
     plots[id] = {chart, names};
     return;
   }
@@ -28,21 +31,36 @@ function plot(id, series, data, x, y, height) {
   plots[id].chart.setData(data);
 }
 
-const line = (label, role, more) => ({label, stroke: colour(role), dash: role === "eve" && label.endsWith("bob") ? [7, 3, 2, 3] : DASH[role] || [12, 3, 2, 3], width: 2, points: {show: false}, ...more});
+// A legend's mark is a piece of its curve: same colour, same dashes.
+function swatch(series) {
+  const make = (name, attributes) => { const e = document.createElementNS("http://www.w3.org/2000/svg", name); for (const [k, v] of Object.entries(attributes)) e.setAttribute(k, v); return e; };
+  const box = make("svg", {width: 40, height: 10, "aria-hidden": "true"});
+  box.append(make("line", {x1: 1, x2: 39, y1: 5, y2: 5, stroke: series.stroke, "stroke-width": series.width, "stroke-dasharray": series.dash.join(" ") || "none"}));
+  return box;
+}
+const line = (label, role, more) => ({label, stroke: colour(role), dash: DASH[role] || DASH.other, width: 2, points: {show: false}, ...more});
+function told_apart(series) {
+  const used = [];
+  for (const s of series) {
+    if (used.includes(String(s.dash))) s.dash = MORE_DASHES.find((d) => !used.includes(String(d))) || s.dash;
+    used.push(String(s.dash));
+  }
+  return series;
+}
 const described = (name) => { const l = state.links[name]; return l ? `${l.at} hears ${l.from}` : name; };
 
 function curves(id, key, label, roleOf, nameOf) {
   const names = [...new Set(state.points.flatMap((p) => Object.keys(p[key])))].sort();
   if (!names.length) return;
   const x = state.points.map((p) => (p.first + p.last) / 2);
-  plot(id, names.map((n) => line(nameOf(n), roleOf(n))), [x, ...names.map((n) => state.points.map((p) => p[key][n] ?? null))], "round", label);
+  plot(id, told_apart(names.map((n) => line(nameOf(n), roleOf(n)))), [x, ...names.map((n) => state.points.map((p) => p[key][n] ?? null))], "round", label);
 }
 
 function spectra() {
   const names = Object.keys(state.links).filter((n) => state.links[n].level_db).sort();
   if (!names.length || !state.hz) return;
   const x = state.hz.map((f) => f / 1e6);
-  plot("spectra", names.map((n) => line(described(n), state.links[n].role, {width: n.startsWith("b") ? 3 : 2})),
+  plot("spectra", told_apart(names.map((n) => line(described(n), state.links[n].role, {width: n.startsWith("b") ? 3 : 2}))),
     [x, ...names.map((n) => state.links[n].level_db)], "offset from the carrier (MHz)", "level (dB)", 240);
 }
 
@@ -102,7 +120,7 @@ function flow(told) {
   bar.className = "bar";
   for (const [key, words, name] of FLOW) {
     const part = document.createElement("span"), item = document.createElement("li"), mark = document.createElement("i");
-    part.style.width = 100 * told[key] / total + "%"; part.style.background = mark.style.background = css(name); part.title = words;
+    part.className = mark.className = key; part.style.width = 100 * told[key] / total + "%"; part.style.backgroundColor = mark.style.backgroundColor = css(name); part.title = words;
     item.append(mark, `${told[key]} ${words}`); bar.append(part); list.append(item);
   }
   const head = document.createElement("p"); head.textContent = `of ${total} raw bits`;
@@ -123,12 +141,19 @@ function events(told) {
 }
 
 const WORDS = {waiting: "waiting for the run", live: "running", closed: "over", killed: "its process died; testbed report RUN saves what was recorded"};
+// What was asked of the run, here or in its terminal, until the run is over.
+const ASKED = {stop: "stopping: the present round is finished, then the records are written", abort: "stopping: the present round is dropped, then the records are written", halt: "halting: the transmitters are silent, and the records are written"};
+function standing(t) {
+  const asked = ASKED[t.asked || state.asked];
+  if (t.state === "live" && asked) return asked;
+  return (t.paused ? "paused: no round is begun" : WORDS[t.state]) + (t.stop ? `: ${t.stop.exit_status}${t.stop.reason ? ", " + t.stop.reason : ""}` : "");
+}
 function draw() {
   const t = state.last;
   if (!t || state.frozen) return;
   by("title").textContent = t.title || "testbed";
   document.title = `${t.title || "testbed"}: ${t.rounds}/${t.planned}`;
-  by("state").textContent = (t.paused ? "paused: no round is begun" : WORDS[t.state]) + (t.stop ? `: ${t.stop.exit_status}${t.stop.reason ? ", " + t.stop.reason : ""}` : "");
+  by("state").textContent = standing(t);
   by("progress").max = t.planned || 1; by("progress").value = t.rounds;
   by("f-round").textContent = `${t.rounds}/${t.planned}`; by("f-rate").textContent = figure(t.rounds_per_s, 0);
   const r = (state.points.findLast((p) => Object.keys(p.r).length) || {r: {}}).r;
@@ -166,7 +191,10 @@ function take(t) {
 function ask(what) {
   const doubts = {stop: "Finish this round and stop the run?", halt: "Silence the transmitters at once and end the run?"};
   if (by("stop").hidden || (doubts[what] && !confirm(doubts[what]))) return;
-  fetch("/control/" + what, {method: "POST", headers: {"x-token": settings.token}}).then((r) => { by("state").textContent = r.ok ? `${what}: asked` : `${what}: refused`; });
+  fetch("/control/" + what, {method: "POST", headers: {"x-token": settings.token}}).then((r) => {
+    if (r.ok && ASKED[what]) state.asked = what;
+    by("state").textContent = r.ok ? ASKED[what] || `${what}: asked` : `${what}: refused; reload the page`;
+  }, () => { by("state").textContent = `${what}: not sent, because the page's server does not answer`; });
 }
 function freeze() {
   state.frozen = !state.frozen;

@@ -29,7 +29,8 @@ from testbed.core import registry
 from testbed.core.config import Accounting, ChainPlan, Training
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
-from testbed.core.types import I64, CsiSeries
+from testbed.core.types import F64, I64, CsiSeries
+from testbed.records.recorded import RecordedRun
 from testbed.replay import arrays
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,8 @@ class Cut:
     interval_s: float | None = None
     """Time from one pair of probes to the next; None where the source has no meaningful timing, so that no rates can be
     given."""
+    time_s: F64 | None = None
+    """(probe,) when each probe was measured, for the record of the replay; None: at equal intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class Recording:
     cuts: dict[str, Cut]
     main: str
     """Name of the cut that the summary describes."""
+    run: RecordedRun | None = None
+    """The run that was read, if the source is one."""
 
 
 def load(path: Path) -> Recording:
@@ -188,6 +193,8 @@ def _check_cut(cut: Cut, where: str) -> None:
     if unknown:
         raise InputError(f"{where}: assumed Eve {unknown[0]!r}; accepted: {', '.join(cut.eves) or 'none'}")
     _same(f"{where}: groups", cut.groups.shape, (n,))
+    if cut.time_s is not None:
+        _same(f"{where}: time_s", cut.time_s.shape, (n,))
     _check_key_probes(cut.key_probes, n, where)
     if cut.interval_s is not None and not 0 < cut.interval_s < np.inf:
         raise InputError(f"{where}: interval_s = {cut.interval_s}; accepted: above 0, or None")

@@ -31,6 +31,11 @@ def load(path: Path) -> Recording:
     run = reader.load(path)
     if run.start.private:
         raise InputError(f"{path}: recorded in private mode, without CSI; accepted: {ACCEPTS}")
+    if run.start.replay is not None and run.start.replay.run is None:
+        raise InputError(
+            f"{path}: the record of a replay, which may use only some of its probes; accepted: what was replayed, "
+            f"{run.start.replay.path}"
+        )
     experiment = convert(run.start.experiment, Experiment, f"{path / files.RUN}: experiment")
     names = {role: run.node(role) for role in ("alice", "bob", "eve")}
     series = {
@@ -74,6 +79,7 @@ def load(path: Path) -> Recording:
         else (f"the run is {run.state}, not closed: its records may be incomplete",),
         cuts={cut.name: cut},
         main=cut.name,
+        run=run,
     )
 
 

@@ -52,10 +52,10 @@ def _strip(v: View) -> str:
     shown = min(STRIP_BITS, *(len(values) for _, _, values in rows))
     differ = {label: int(np.count_nonzero(values[:shown] != rows[0][2][:shown])) for label, _, values in rows[1:]}
     text = ", ".join(f"{label} differs from Alice in {n}" for label, n in differ.items())
-    svg = pictures.bit_strip(rows, shown, f"The first {shown} raw bits of block {block}: {text}")
+    svg = v.draw.strip(rows, shown, f"The first {shown} raw bits of block {block}: {text}")
     caption = (
         f"The first {shown} raw bits of block {block}, before reconciliation; a strong colour is 1, a pale one 0. "
-        f"Red cells differ from Alice’s: {text}."
+        f"Red cells of half height differ from Alice’s: {text}."
     )
     lone = "" if "eve" in {r for _, r, _ in rows} else missing("Eve’s guess of these bits was not recorded.")
     return picture(svg, caption) + lone

@@ -44,6 +44,8 @@ class Keys(Section):
             "why not",
         )
         note = "The keys are stored in the nodes’ own folders; this run’s folder and this page contain no key bit."
+        if v.run.start.replay is not None:
+            note = "A replay stores no key, neither here nor in a node’s folder."
         if v.run.bits:
             note += " But raw bits and channels were recorded: these keys are for research and must not be used."
         return f"<p>{note}</p>" + table(head, rows, len(blocks))

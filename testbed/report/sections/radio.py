@@ -19,6 +19,8 @@ class RadioOverTime(Section):
     def html(self, v: View) -> str:
         if not v.links:
             return missing("No node received a probe.")
+        if not any(np.isfinite([link.snr_db, link.cfo_hz]).any() for link in v.links.values()):
+            return missing("Neither SNR nor carrier offset was recorded.") + no_eve(v)
         svg = v.draw.over_time(
             list(v.links.values())[:6],
             "Signal-to-noise ratio and carrier frequency offset of every link over rounds",

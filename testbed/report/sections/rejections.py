@@ -24,9 +24,9 @@ class Rejections(Section):
             counted = {str(r): int(k) for r, k in zip(reasons, n, strict=True)}
         if not counted:
             return "<p>No round was rejected.</p>" if rounds.rounds.size else missing("No round was finished.")
-        total = max(rounds.rounds.size, 1)
+        total = max(rounds.rounds.size, v.summary.get("rounds") or 0, 1)  # a replay also counts what it has no row for
         rows = [
             (reason, Cell(f"{n:,}", "n"), Cell(percent(n / total), "n"))
             for reason, n in sorted(counted.items(), key=lambda item: -item[1])
         ]
-        return table(("reason", Cell("rounds", "n"), Cell(f"of {rounds.rounds.size:,}", "n")), rows)
+        return table(("reason", Cell("rounds", "n"), Cell(f"of {total:,}", "n")), rows)

@@ -64,4 +64,6 @@ def _patterns(v: View) -> str:
             size = f"{n_rows} × {n_columns} elements, {depth} of phase"
     more = f" The first {MAX_PATTERNS} are shown." if len(patterns) > MAX_PATTERNS else ""
     caption = f"{len(patterns):,} pattern{'s' if len(patterns) > 1 else ''}, {size}; light is phase 0, dark is π.{more}"
-    return f'<figure><div class="patterns">{"".join(images)}</div><figcaption>{caption}</figcaption></figure>'
+    links = v.draw.patterns(dict(list(patterns.items())[:MAX_PATTERNS]))
+    shown = f'<div class="patterns">{"".join(images)}</div>{links}'
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
