@@ -28,7 +28,7 @@ def run_of(*events: tuple[float, str, dict[str, Any]], stop: float | None = 20.0
     )  # fmt: skip
 
 
-BLOCKS = [
+BLOCKS: list[tuple[float, str, dict[str, Any]]] = [
     (4.0, "ready", {"nodes": []}),
     (10.0, "block_begun", {"block": 0}),
     (12.5, "key_digests", {"block": 0}),
