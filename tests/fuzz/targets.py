@@ -73,7 +73,15 @@ def _bodies() -> list[Any]:
         m.KeepKeys(blocks=[0, 1]), m.Finish(kind="stop", recorded=True),
         m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
-        m.GuessKey(block=0, public_messages=3),
+        m.GuessKey(block=0, public_messages=3), m.Here(), m.Withdrawn(), m.ApplyNext(round=1),
+        m.Schedule(
+            patterns=[m.PatternPlan(round=1, at_s=1.0, levels=bytes(4)), m.PatternPlan(round=2, at_s=2.0)],
+            shape=(2, 2), phase_bits=1,
+        ),
+        m.Scheduled(
+            patterns=[m.PatternSet(round=1, digest="0123456789ab", device_time_s=1.0)], device_time_s=0.5, shape=(2, 2)
+        ),
+        m.KeepKeys(blocks=[0, 1]),
     ]  # fmt: skip
 
 
