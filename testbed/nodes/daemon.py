@@ -459,7 +459,8 @@ class NodeDaemon:
         return None
 
     def _drop_key(self, x: e.DropKey) -> None:
-        """Delete a key that the other end may not have, if there is one."""
+        """Delete a key that the other end may not have, if there is one. Its block was given up, without a report."""
+        memory.give_back()
         for kind in ("keys", "rehearsals"):
             folder = self._key_folder(kind)
             path = folder / f"block-{x.block:04d}.key"

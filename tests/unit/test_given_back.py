@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_a_node_gives_memory_back_after_a_stage_of_a_block(
     made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
     made._report(e.Report(body))
     assert did == ["sent", *(["given back"] if gives else [])]
+
+
+def test_a_node_gives_memory_back_after_a_block_that_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the other end is lost there is no report, and the memory was kept until the next block's."""
+    did: list[str] = []
+    monkeypatch.setattr(memory, "give_back", lambda: did.append("given back"))
+    made = object.__new__(NodeDaemon)
+    made.name, made._state_dir = "alice", tmp_path
+    made.state = SimpleNamespace(run="run-1")  # type: ignore[assignment]
+    made._drop_key(e.DropKey(3))
+    assert did == ["given back"]
 
 
 def test_what_eve_reported_is_kept_as_short_as_it_came_and_joined_without_a_change() -> None:
