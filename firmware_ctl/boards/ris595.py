@@ -396,7 +396,7 @@ class Ris595(Board):
                         break
                     if answer.seq != self._seq:
                         continue
-                    if refusal == Refusal.NO_SESSION:
+                    if refusal == Refusal.NO_SESSION and command is not Command.HELLO:
                         raise _Rebooted
                     raise DeviceError(self.name, operation, self.state, f"the board refuses: {_name(refusal)}")
                 fits = len(answer.payload) >= _LEAST_PAYLOAD.get(command, 0)

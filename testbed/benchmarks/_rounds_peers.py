@@ -76,7 +76,7 @@ class NumpyRounds:
 
     def estimates(self, rounds: int) -> C64:
         """Return (round, link, subcarrier) estimates of the channels, up to a delay."""
-        at_s = (self._now + np.arange(rounds)) * self._plan.probing.interval_s
+        at_s = np.asarray((self._now + np.arange(rounds)) * self._plan.probing.interval_s, np.float64)
         self._now += rounds
         offset_hz = self._rng.uniform(-2e3, 2e3, (rounds, _LINKS, 1))
         heard = self._heard(self.taps(at_s), offset_hz)

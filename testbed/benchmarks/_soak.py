@@ -76,6 +76,12 @@ def _mb_per_10000(path: Path, rounds: int) -> float | None:
     return round(path.stat().st_size / rounds * 1e-2, 1) if path.exists() else None
 
 
+def _held_mb(samples: list[float]) -> float:
+    """Return the memory that a process holds between two blocks: the lowest tenth of the samples. In a block it needs
+    some hundred megabytes more for a short time, which says nothing about leaks."""
+    return sorted(samples)[len(samples) // 10]
+
+
 class _Watch:
     """Observes a run from outside: its progress, and the memory of its processes."""
 
@@ -122,10 +128,11 @@ class _Watch:
             # In the first quarter, libraries are loaded and bounded buffers are filled.
             early, late = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
             passed = max(1, statistics.median(s[0] for s in late) - statistics.median(s[0] for s in early))
-            mb = [statistics.median(s[1] for s in part) for part in (early, late)]
+            mb = [_held_mb([s[1] for s in part]) for part in (early, late)]
             n = [statistics.median(s[2] for s in part) for part in (early, late)]
             out[role] = {
                 "rounds": span, "mb": round(mb[1], 1), "mb_per_1000_rounds": round((mb[1] - mb[0]) / passed * 1000, 3),
+                "peak_mb": [round(max(s[1] for s in part), 1) for part in (early, late)],
                 "descriptors": [int(n[0]), int(n[1])],
             }  # fmt: skip
         for role, figure in out.items():

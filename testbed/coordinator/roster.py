@@ -295,9 +295,17 @@ class Roster:
             Send(node.name, m.Welcome(run=self._run, lost_after_s=patience_s)),
         ]
 
-    def settle_timing(self) -> None:
-        """Decide, once all nodes have joined, whether radios time their samples in this run."""
-        self.timed = all(n.hello.timed for n in self.nodes.values() if n.hello and n.measures)
+    def settle_timing(self) -> list[Effect]:
+        """Decide, once all nodes have joined, whether radios time their samples in this run.
+
+        Beams need that, so that an optional node that cannot is then left out.
+        """
+        out: list[Effect] = []
+        if self._experiment.beams.policy != "none":
+            untimed = [n for n in self.taking_part() if n.measures and n.hello and not n.hello.timed and not n.required]
+            out = [x for node in untimed for x in self.leave_out(node, "its radio cannot time samples for [beams]")]
+        self.timed = all(n.hello.timed for n in self.taking_part() if n.hello and n.measures)
+        return out
 
     def ask(self, node: Node) -> None:
         """Mark that a node is to configure its device, and set its deadline for getting ready."""

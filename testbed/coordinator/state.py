@@ -584,7 +584,7 @@ class CoordinatorState(Deadlines):
     def _begin_configuring(self) -> list[Effect]:
         self._phases.enter("configuring")
         self.set_deadline(_PHASE, self.roster.ready_within_s)
-        self.roster.settle_timing()
+        out = self.roster.settle_timing()
         # A board that cannot time its latch must not get a pattern while a round is on the air.
         self.rounds.ahead = self.rounds.ahead and all(hello.timed for hello in self.roster.greetings())
         self.timetable.begin(self.roster)
@@ -593,7 +593,7 @@ class CoordinatorState(Deadlines):
             return [RunFails(misfit)]
         for node in self.roster.taking_part():
             self.roster.ask(node)
-        out: list[Effect] = [ResetWorld()] if self.lab.world is not None else []
+        out += [ResetWorld()] if self.lab.world is not None else []
         if self._is_resumed and self.virtual:
             out.append(AdvanceWorld(self.timetable.last_end_s))
         return out + self.roster.beams_note()

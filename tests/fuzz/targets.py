@@ -73,7 +73,15 @@ def _bodies() -> list[Any]:
         m.KeepKeys(blocks=[0, 1]), m.Finish(kind="stop", recorded=True),
         m.Distil(block=0, rounds=[1, 2], timeout_s=60.0),
         m.Attack(block=0, rounds=[1, 2], public_messages=3), m.Amplify(block=0, eve=eve, timeout_s=60.0),
-        m.GuessKey(block=0, public_messages=3),
+        m.GuessKey(block=0, public_messages=3), m.Here(), m.Withdrawn(), m.ApplyNext(round=1),
+        m.Schedule(
+            patterns=[m.PatternPlan(round=1, at_s=1.0, levels=bytes(4)), m.PatternPlan(round=2, at_s=2.0)],
+            shape=(2, 2), phase_bits=1,
+        ),
+        m.Scheduled(
+            patterns=[m.PatternSet(round=1, digest="0123456789ab", device_time_s=1.0)], device_time_s=0.5, shape=(2, 2)
+        ),
+        m.KeepKeys(blocks=[0, 1]),
     ]  # fmt: skip
 
 
@@ -113,10 +121,11 @@ def node(_: Path) -> Iterator[Feed]:
     trees = _trees([m.Envelope(m.Header(0, m.VERSION, "coordinator", "1", "r"), body) for body in _bodies()])
     welcome = e.Received(m.Welcome(run="r", lost_after_s=8.0))
     configure = e.Received(next(b for b in _bodies() if isinstance(b, m.Configure)))
+    tuned = e.DeviceDone(m.Configured(accepted={}))
 
     def feed(rng: random.Random) -> str:
         made = NodeState(rng.choice(["alice", "bob", "eve", "ris"]), 1)
-        for event in [welcome, configure][: rng.randrange(3)]:
+        for event in [welcome, configure, tuned][: rng.randrange(4)]:
             made.handle(event)
         outcome = "refused"
         for _ in range(3):
@@ -802,18 +811,19 @@ class FakeTime:
 def _board(module: Any, answer: Callable[[random.Random], Callable[[bytes], bytes]], operate: Any) -> Iterator[Feed]:
     from testbed.core.world import DriverContext
 
-    real = module.SerialLink, module.time
+    real = module.SerialLink, module.time, getattr(module, "os", None)
     context = DriverContext(seed=1, world=None, identity=None, state_dir=Path())
 
     def feed(rng: random.Random) -> str:
         module.SerialLink = lambda *_: FakeLine(answer(rng))
         module.time = FakeTime()
+        module.os = type("os", (), {"urandom": rng.randbytes})
         return refusing(lambda: operate(context, rng), DeviceError, InputError)
 
     try:
         yield feed
     finally:
-        module.SerialLink, module.time = real
+        module.SerialLink, module.time, module.os = real
 
 
 @contextlib.contextmanager

@@ -250,7 +250,7 @@ class Block:
         poller = zmq.Poller()
         for end in self.ends.values():
             poller.register(end.socket, zmq.POLLIN)
-        last_s = time.monotonic()
+        last_s, before = time.monotonic(), (0, 0)
         while True:
             moved = self.relay.pump()
             for role, end in self.ends.items():
@@ -259,8 +259,10 @@ class Block:
                     moved = True
                     if (envelope := end.receive()) is not None:
                         self._handle(role, e.Discussed(envelope))
+            # Heartbeats go to and fro without end: they are no progress where a message was lost with a connection.
+            if (now := (self.heard, self.received.total())) != before:
+                last_s, before = time.monotonic(), now
             if moved:
-                last_s = time.monotonic()
                 continue
             over = all(any(isinstance(r, answer) for r in own) for own in self.reports.values())
             still = self.heard >= self.said and self.relay.passed == self.received

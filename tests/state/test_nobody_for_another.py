@@ -105,6 +105,13 @@ def test_what_eves_node_says_of_itself_stretches_no_round_without_end(
     assert end_s - start_s < most_s
 
 
+def test_a_radio_of_eves_that_cannot_time_its_samples_ends_no_run_with_beams() -> None:
+    stage = greeted({"timed": False}, "virtual", {"policy": "svd"})
+    assert stage.over is None
+    assert stage.state.phase == "probing"
+    assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+
+
 @pytest.mark.parametrize("name", ["alice", "eve"])
 def test_only_who_transmits_can_be_late(name: str) -> None:
     """Late transmissions make the coordinator order rounds earlier and one at a time."""

@@ -128,7 +128,7 @@ def test_keys_of_which_the_other_end_may_have_none_are_marked(
     key_file.mark_of(folder / "block-0000.key").touch()
     from typer.testing import CliRunner
 
-    rows = json.loads(CliRunner().invoke(app, ["keys", "--json"]).stdout)
+    rows = json.loads(CliRunner().invoke(app, ["keys", "--json"]).stdout)["keys"]
     assert [set(row) for row in rows] == [{"node", "run", "block", "bits", "status", "file"}] * 2
     assert [(row["block"], row["status"]) for row in rows] == [(0, "confirmed"), (1, "unconfirmed")]
     table = CliRunner().invoke(app, ["keys"])

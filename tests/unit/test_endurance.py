@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from testbed import config
-from testbed.benchmarks import _endurance
+from testbed.benchmarks import _endurance, _soak
 from testbed.benchmarks._endurance import Site, experiment_of
 from testbed.core.config import Experiment, Faults
 from testbed.records import documents, reader
@@ -202,3 +202,19 @@ def test_whether_a_run_had_failed_is_read_from_its_latest_end(site: Site) -> Non
     writer._journal.close()
     writer._lock.release(remove=False)
     assert _endurance.ends_failed(reader.load(run.folder))
+
+
+@pytest.mark.parametrize(("leak_mb", "found"), [(0.0, []), (1.5, []), (3.0, ["memory is flat"])])
+def test_memory_that_a_block_needs_for_a_short_time_is_no_leak(site: Site, leak_mb: float, found: list[str]) -> None:
+    """`leak_mb`: per 1000 rounds. A machine that is busy late in the run samples longer blocks."""
+    watch = _soak._Watch(site, 1)
+    samples = []
+    for i in range(400):
+        rounds = 20 * i
+        in_block = i % 10 > (7 if i < 200 else 2)
+        samples.append((rounds, 80.0 + leak_mb * rounds / 1000 + 200.0 * in_block, 33))
+    watch._samples = {("alice", 7): samples, ("alice", 8): samples[:3]}
+    figures = watch.growth(site)["alice"]
+    assert figures["mb_per_1000_rounds"] == pytest.approx(leak_mb, abs=0.4)
+    assert figures["peak_mb"][0] >= 280.0
+    assert broken(site) == found

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from firmware_ctl.boards._frames import Command, Reply
+from firmware_ctl.boards import _frames
+from firmware_ctl.boards._frames import Command, Refusal, Reply
 from firmware_ctl.boards.ris595 import Ris595
 from sim_backend.emulators.ris595 import FAULTS, EmulatedRis595
 from testbed.core import patterns
@@ -249,3 +250,15 @@ def test_the_firmware_of_a_board_that_knows_no_schedule_is_accepted(
         with pytest.raises(DeviceError, match="latches none by time"):
             old.schedule([pattern(1)], [1.0])
         assert old.apply(pattern(2)).digest == pattern(2).digest
+
+
+def test_a_board_that_refuses_even_a_greeting_is_a_device_error(board: Ris595, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in 10⁵ spoilt replies said to a greeting that there is no session, and the driver's own signal escaped."""
+
+    def refusing(until_s: float) -> Reply:
+        return Reply(seq=board._seq, kind=_frames.ERROR, flags=0, payload=bytes([0, Refusal.NO_SESSION]))
+
+    monkeypatch.setattr(board, "_next_reply", refusing)
+    for job in (board.now_s, board.readback, lambda: board.apply(pattern(1)), board.reset):
+        with pytest.raises(DeviceError, match="the board refuses"):
+            job()
