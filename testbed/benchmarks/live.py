@@ -74,7 +74,7 @@ def run(pairs: int = PAIRS, limit_s: float = LIMIT_S) -> list[BenchRow]:
 
 def _run(pairs: Pairs, opened: Any) -> None:
     """Drive one run in which `pairs` is measured."""
-    # nothing moves and the pattern stays, so that rounds cost the same from the first to the last, and closing the record little
+    # nothing moves and the pattern stays: every round costs the same, and closing the record takes a few seconds
     plan = config.load_experiment("static_room_fixed")
     most = SETTLED + 2 * pairs.most * (STRETCH + UNMEASURED) + STRETCH
     # no block is complete while pairs are measured, because the time of distilling must not count
