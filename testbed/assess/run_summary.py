@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from testbed.assess import agreement, audit, carriers, health, randomness, training
+from testbed.assess.pace import pace
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.config import convert
 from testbed.core.antennas import canonical_antennas
@@ -93,6 +94,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         guard = next((e.data["rounds"] for e in reversed(run.events) if e.kind == "guard_rounds"), 0)
         out["training"] = training.summarise(attempts, guard)
     out["links_rejected"] = _links_rejected(run)
+    out["pace"] = pace(run, experiment)
     out["carriers"] = offsets
     out["status"] = run.stop.exit_status if run.stop is not None else "killed"
     return out

@@ -72,11 +72,17 @@ class Round(Deadlines):
 
     @property
     def is_complete(self) -> bool:
-        return self.expected <= self.results.keys()
+        return self.expected <= self.results.keys() and self._is_through
 
     @property
     def is_captured(self) -> bool:
-        return self.expected <= self.captured
+        return self.expected <= self.captured and self._is_through
+
+    @property
+    def _is_through(self) -> bool:
+        """Whether no step is left. A node may report before its last step, though none should: what it reports then
+        must not take the round off the air, where alone its steps go on."""
+        return self.steps is None or self.steps.over
 
     @property
     def is_late(self) -> bool:

@@ -14,12 +14,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 JOURNAL = "done.jsonl"
 PAGE = "sweep.html"
-WITHIN_S = 5.0
+WITHIN_S = 10.0
 """Least time between two lines on how far the present job is."""
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -93,11 +94,10 @@ def run(
             todo = [job for job in grid.jobs if job.digest not in done]
             if len(todo) < len(grid.jobs):
                 say(f"{len(grid.jobs) - len(todo)} of {len(grid.jobs)} runs are finished already")
-            within = _Within(say)
             if client is not None and todo:
                 say(f"{counted(len(todo), 'run')} given to the workers of {scheduler}")
             doing = (
-                _here(grid, todo, out, on_coordinator, in_process, within)
+                _here(grid, todo, out, on_coordinator, in_process, _Within(say))
                 if client is None
                 else _there(client, grid, todo, in_process)
             )
@@ -162,23 +162,40 @@ def _result(job: Job, row: Row) -> str:
 
 
 class _Within:
-    """Says how far the present job is, every few seconds."""
+    """Says every few seconds, from a thread of its own, how far the present job is. A context manager."""
 
     def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
-        self._said_s = clock()
+        self._over = threading.Event()
+        self._ticking = threading.Thread(target=self._tick, daemon=True)
+        self.begin()
 
     def begin(self) -> None:
         """Note that a job begins."""
-        self._said_s = self._clock()
-
-    def tell(self, text: str) -> None:
-        if self._clock() >= self._said_s + WITHIN_S:
-            self._said_s = self._clock()
-            self._say(f"  {text}")
+        self._began_s = self._said_s = self._clock()
+        self._text = "a run goes on"
 
     def rounds(self, p: Progress) -> None:
-        self.tell(f"{p.round} of {p.rounds} rounds, {p.phase}")
+        self._text = f"{p.round} of {p.rounds} rounds, {p.phase}"
+
+    def look(self) -> None:
+        """Say how far it is if the last word is long ago."""
+        now_s = self._clock()
+        if now_s >= self._said_s + WITHIN_S:
+            self._said_s = now_s
+            self._say(f"  {self._text}, {duration(now_s - self._began_s)} so far")
+
+    def _tick(self) -> None:
+        while not self._over.wait(1.0):
+            self.look()
+
+    def __enter__(self) -> Self:
+        self._ticking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._ticking.join()
 
 
 def _here(
@@ -186,6 +203,14 @@ def _here(
     in_process: bool, within: _Within,
 ) -> Iterator[tuple[Job, Row]]:  # fmt: skip
     """Run jobs from this process, one after another."""
+    with within:
+        yield from _one_by_one(grid, todo, out, on_coordinator, in_process, within)
+
+
+def _one_by_one(
+    grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None],
+    in_process: bool, within: _Within,
+) -> Iterator[tuple[Job, Row]]:  # fmt: skip
     for job in todo:
         began_s = time.monotonic()
         within.begin()

@@ -142,6 +142,8 @@ class NodeDaemon:
         self._halted = threading.Event()
         self._leave_s = 0.0
         """When a node that was halted ends."""
+        self._not_silent: DeviceError | None = None
+        """Why the transmitter could not be silenced."""
         self._exit: e.Exit | None = None
         context = DriverContext(
             seed=seeds.derive(0, lab.name, name), world=world, identity=identity, state_dir=state_dir
@@ -428,6 +430,8 @@ class NodeDaemon:
     # -- instructions
 
     def _report(self, x: e.Report) -> None:
+        if isinstance(x.body, m.Stopped) and self._not_silent is not None:
+            return  # it would say that the transmitter is silent
         self._link.send(x.body)
         if isinstance(x.body, _BLOCK_REPORTS):
             memory.give_back()
@@ -548,12 +552,19 @@ class NodeDaemon:
             log.error("%s: the trained model cannot be kept: %s: %s", self.name, path, exc.strerror)
 
     def _silence(self, x: e.Silence) -> None:
-        """Silence the transmitter while the device may still be in an operation, whose result is not reported."""
+        """Silence the transmitter while the device may still be in an operation, whose result is not reported. Where
+        that fails, the other instructions of the run's end are still carried out before this node ends with the error.
+        """
         if isinstance(self._device, Radio):
-            self._device.interrupt()
-            self._device.silence()
+            try:
+                self._device.interrupt()
+                self._device.silence()
+            except DeviceError as exc:
+                self._not_silent = exc
 
     def _leave(self, x: e.Exit) -> None:
+        if self._not_silent is not None:
+            raise self._not_silent
         self._exit = x
 
     # -- device operations

@@ -5,8 +5,10 @@ A section whose data are missing gives the reason. Works on closed, live and kil
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from testbed.core.words import counted
 from testbed.records import files, reader, sound
@@ -107,7 +109,7 @@ def _head(v: View, title: str) -> str:
         ("CSI correlation A–B", figure(s.get("csi_correlation_ab")), _detrended(v)),
         ("CSI correlation A–E", figure(s.get("csi_correlation_ae")), "the strongest of Eve’s links"),
         ("pairs kept", number(s.get("pairs_kept")), f"{number(n_rejected)} rejected"),
-        ("rounds", number(s.get("rounds")), f"{figure(s.get('rounds_per_s'))} per second"),
+        ("rounds", number(s.get("rounds")), _pace(s)),
         (
             "key rate",
             "n/a" if rate is None else f"{figure(rate)} bit/s",
@@ -121,6 +123,14 @@ def _head(v: View, title: str) -> str:
         cells = (f"<div><dt>{a}</dt><dd>{b}{f'<small>{c}</small>' if c else ''}</dd></div>" for a, b, c in tiles)
         out.append(f'<dl class="tiles">{"".join(cells)}</dl>')
     return "".join(out)
+
+
+def _pace(s: Mapping[str, Any]) -> str:
+    per_s, spans = f"{figure(s.get('rounds_per_s'))} per second", s.get("pace") or {}
+    if spans.get("probe_s") is None:
+        return per_s
+    told = ((name, spans[key]) for name, key in (("start", "start_s"), ("probing", "probe_s"), ("blocks", "distil_s")))
+    return f"{per_s}; " + ", ".join(f"{name} {figure(value)} s" for name, value in told)
 
 
 def _verified(keys: int | None) -> str:

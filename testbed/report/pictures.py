@@ -130,7 +130,10 @@ class Pictures:
         low, high = np.percentile(finite, [1, 99.5]) if finite.size else (-1.0, 1.0)
         with _figure(8.6, 0.55 + 1.25 * len(shown)) as fig:
             axes = fig.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-            edges = (first - 0.5, last + 0.5, subcarrier_hz[0] / 1e6, subcarrier_hz[-1] / 1e6)
+            low_mhz, high_mhz = subcarrier_hz[0] / 1e6, subcarrier_hz[-1] / 1e6
+            if low_mhz == high_mhz:  # a single subcarrier, or levels without a frequency
+                low_mhz, high_mhz = low_mhz - 0.5, high_mhz + 0.5
+            edges = (first - 0.5, last + 0.5, low_mhz, high_mhz)
             image = None
             for ax, link, grid in zip(axes, shown, grids, strict=True):
                 image = ax.imshow(

@@ -134,3 +134,19 @@ def test_steps_without_a_transmitter_are_left_out() -> None:
         ("b", "silence"),
     ]
     assert plan.over
+
+
+def test_reports_before_the_last_step_neither_end_the_round_nor_stop_the_run() -> None:
+    """Alice hangs in her first step; meanwhile all ends report the round, as none should before its last step."""
+    stage = Untimed(lambda node, body: [] if isinstance(body, m.Step) and body.round == 0 and body.step == 0 else None)
+    stage.join()
+    slots = [m.SlotPlan("alice", ["bob", "eve"], 0.0), m.SlotPlan("bob", ["alice", "eve"], 0.0)]
+    plan = m.Probe(rounds=[m.RoundPlan(round=0, slots=slots, margin_s=0.0, end_s=0.0)])
+    for node in ("alice", "bob"):
+        stage.take(stage.says(node, probed(node, plan)))
+    stage.take(stage.says("eve", m.Captured(round=0)))
+    assert not stage.rounds
+    stage.wait(30.0)
+    assert stage.over is not None
+    assert [r.reason for r in stage.rounds] == ["timeout", *[None] * 5]
+    assert [o for o in stage.orders() if o[1] == "silence"] == [(n, "silence", True) for n in ("alice", "bob", "eve")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,4 +24,7 @@ def _bytes(item: Any) -> bytes:
     if not isinstance(item, h5py.Dataset):
         return b""
     values = np.asarray(item[...])
-    return repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
+    if values.dtype != object:
+        return values.tobytes()
+    # the names of secret patterns contain a random word of the process that drew them
+    return re.sub(r"state-[0-9a-f]{6}-", "state-", repr(values.tolist())).encode()

@@ -25,7 +25,9 @@ from testbed.nodes.in_turn import NodeInTurn
 from testbed.nodes.operations import RadioWork
 from testbed.records import reader
 
-OF_THIS_RUN = ("wall_s", "rounds_per_s", "training.file")
+OF_THIS_RUN = (
+    "wall_s", "rounds_per_s", "training.file", "pace.start_s", "pace.probe_s", "pace.distil_s", "pace.kept_per_s",
+)  # fmt: skip
 """Entries of a summary that do not follow from the seed: how fast the run was, and names with the run's own in them."""
 
 

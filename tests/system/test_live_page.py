@@ -27,6 +27,14 @@ pytest.importorskip("starlette", reason="the extra `live` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `live` is not installed")
 
 
+DASHES = "[...document.querySelectorAll('#spectra .u-marker line')].map((l) => l.getAttribute('stroke-dasharray'))"
+SAID = """
+said = [];
+new MutationObserver(() => said.push(document.getElementById("state").textContent))
+  .observe(document.getElementById("state"), {childList: true, characterData: true, subtree: true});
+"""
+
+
 @pytest.fixture
 def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A run far longer than the test, at the pace of the clock, that distils nothing, with its page's address."""
@@ -87,6 +95,8 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         for plot in ("spectra", "p-r", "p-snr", "p-cfo"):
             browser.wait(f"document.querySelectorAll('#{plot} canvas').length")
         browser.wait("document.querySelectorAll('#planes canvas').length === 4")
+        # without colours, too, a legend tells its curves apart
+        assert len(set(browser.value(DASHES))) == 4
         before = browser.value("state.last.rounds")
         browser.wait(f"state.last.rounds > {before}")
         # keys: f freezes what is shown, not the run
@@ -113,8 +123,14 @@ def test_a_run_is_watched_in_a_browser_and_stopped_from_it(live_run: Any, tmp_pa
         browser.resize(1280, 900)
         # nothing from anywhere else
         assert {request.split("/")[2] for request in browser.requests} == {url.split("/")[2]}
+        # after a stop it never says again that it is running
+        browser.value(SAID)
         browser.value("setTimeout(() => ask('stop'), 0)")
         browser.wait("document.getElementById('state').textContent.startsWith('over') || state.last.state === 'closed'")
+        said = browser.value("said")
+        stopping = [text.startswith("stopping: the present round is finished") for text in said]
+        assert any(stopping)
+        assert not any(text.startswith("running") for text in said[stopping.index(True) :])
         assert browser.errors == []
         assert process.wait(200) == 130
         # the page was open to the end
@@ -158,7 +174,8 @@ def test_a_run_that_is_over_has_a_page_without_orders(tmp_path: Path) -> None:
     html = server.page("token", controls=False)
     assert '"controls": false' in html
     assert "uPlot" in html
-    outside = [url for url in re.findall(r"https?://[^\s\"'<>)]+", html) if "leeoniya/uPlot" not in url]
+    ours = ("leeoniya/uPlot", "http://www.w3.org/2000/svg")  # a licence's address, and the name of a namespace
+    outside = [url for url in re.findall(r"https?://[^\s\"'<>)]+", html) if not any(name in url for name in ours)]
     assert outside == []
     assert "<script src" not in html
     licence = Path(server.__file__).parent / "page" / "uplot" / "LICENSE"

@@ -15,9 +15,8 @@ def test_the_numpy_peer_estimates_the_channels_that_it_simulates() -> None:
     plan = config.load_experiment("mobile_room")
     frame = registry.make_stage("probing", "ofdm", {}).frame(plan.radio.sample_rate_hz)
     found = NumpyRounds(plan, frame).estimates(8)
-    true = np.fft.fft(NumpyRounds(plan, frame).taps(np.arange(8) * plan.probing.interval_s), frame.n_fft)[
-        ..., frame.bins
-    ]
+    at_s = np.asarray(np.arange(8) * plan.probing.interval_s, np.float64)
+    true = np.fft.fft(NumpyRounds(plan, frame).taps(at_s), frame.n_fft)[..., frame.bins]
     # the estimate is that of a channel which is some samples earlier or later
     shifts = np.exp(-2j * np.pi * frame.bins * np.arange(-32, 33)[:, None, None, None] / frame.n_fft)
     alike = np.abs((found * (true * shifts).conj()).sum(axis=-1)).max(axis=0)

@@ -67,7 +67,7 @@ def test_what_eve_reported_is_kept_as_short_as_it_came_and_joined_without_a_chan
         known.add_heard([heard_series("eve.0:alice", features)])
     (kept,) = known._heard.values()
     assert sum(len(x.values) + len(x.rounds) for x in kept) == 40 * (3 * 4 + 8)
-    (heard,) = known._all_heard()
+    (heard,) = known._telling(12)
     assert heard.rounds.tolist() == list(range(40))
     assert heard.values.dtype == np.float64
     assert np.array_equal(heard.values, values.astype(np.float64))

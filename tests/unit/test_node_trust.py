@@ -16,7 +16,8 @@ from testbed.assess import run_summary
 from testbed.coordinator import events as ce
 from testbed.coordinator.recorder import MOST_NOTES, Recorder
 from testbed.coordinator.server import Coordinator
-from testbed.core.errors import TestbedError
+from testbed.core.errors import DeviceError, TestbedError
+from testbed.core.radio import Radio
 from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
 from testbed.nodes import daemon as daemons
@@ -24,6 +25,7 @@ from testbed.nodes import events as e
 from testbed.nodes import known
 from testbed.nodes.daemon import NodeDaemon
 from testbed.nodes.orders import BlockNumbers
+from testbed.nodes.state import NodeState
 from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
 
@@ -143,6 +145,34 @@ def test_what_cannot_be_read_of_a_run_counts_as_nothing_known(tmp_path: Path) ->
     made._recalled, made._take = "", taken.append  # type: ignore[method-assign]
     made._recall()
     assert taken == []
+
+
+class Unplugged(Radio):
+    """A radio that cannot even be silenced."""
+
+    def __init__(self) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        raise DeviceError("alice", "silence", "configured", "no such device")
+
+
+Unplugged.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def test_an_end_whose_radio_is_gone_still_forgets_and_does_not_call_itself_silent(tmp_path: Path) -> None:
+    """Alice's node ended with the error first: what a key can be computed from stayed on her disk."""
+    made = node(tmp_path)
+    told: list[Any] = []
+    state = made.state = NodeState("alice", 1)
+    made._link = SimpleNamespace(send=told.append)  # type: ignore[assignment]
+    made._device, made._not_silent, made._machine = Unplugged(), None, state.handle
+    made._take(e.Received(m.Welcome(run="run-1", lost_after_s=9.0)))
+    assert made._store_known(known.Decided(2)) is None
+    with pytest.raises(DeviceError, match="no such device"):
+        made._take(e.Received(m.Finish(kind="stop", recorded=True)))
+    assert not (tmp_path / "known" / "run-1").exists()
+    assert told == []
 
 
 def test_models_are_their_owners(tmp_path: Path) -> None:

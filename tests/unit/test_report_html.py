@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html.parser
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -570,3 +571,13 @@ def test_the_density_of_rayleigh_fading_is_one() -> None:
     density = fading.rayleigh_db(level_db)
     assert np.trapezoid(density, level_db) == pytest.approx(1.0, abs=1e-6)
     assert np.trapezoid(density[level_db <= 0], level_db[level_db <= 0]) == pytest.approx(0.5, abs=1e-3), "median 0 dB"
+
+
+def test_levels_of_one_frequency_are_drawn_without_a_warning() -> None:
+    rounds = np.arange(20)
+    nothing = np.full(20, np.nan)
+    level_db = np.random.default_rng(1).normal(size=(20, 1))
+    link = pictures.LinkPicture("Alice hears Bob", "alice", rounds, level_db, nothing, nothing, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "<svg" in pictures.Pictures(rounds, 0.1 * rounds).heat_maps([link], np.zeros(1), "levels")

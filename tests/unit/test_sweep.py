@@ -248,11 +248,16 @@ def test_error_bars_are_standard_errors_of_the_mean(tmp_path: Path) -> None:
 def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
     now_s, said = [0.0], []
     within = sweep._Within(said.append, lambda: now_s[0])
-    for second in range(13):
-        now_s[0] = float(second)
-        within.rounds(SimpleNamespace(round=10 * second, rounds=200, phase="probing"))  # type: ignore[arg-type]
-    assert said == ["  50 of 200 rounds, probing", "  100 of 200 rounds, probing"]
+    for now_s[0] in (1.0, sweep.WITHIN_S - 0.1, sweep.WITHIN_S, sweep.WITHIN_S + 1):
+        within.look()
+    within.rounds(SimpleNamespace(round=50, rounds=200, phase="probing"))  # type: ignore[arg-type]
+    now_s[0] = 2 * sweep.WITHIN_S
+    within.look()
+    assert said == ["  a run goes on, 10 s so far", "  50 of 200 rounds, probing, 20 s so far"]
     within.begin()
     now_s[0] += sweep.WITHIN_S - 0.1
-    within.tell("nothing is said of a job that began just now")
+    within.look()
     assert len(said) == 2
+    with within:
+        assert within._ticking.is_alive()
+    assert not within._ticking.is_alive()
