@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from testbed.benchmarks._endurance import Endured, Site, descriptors, experiment_of, journal_bytes, memory_mb
 from testbed.core.config import Faults
 from testbed.records import files
@@ -76,10 +78,11 @@ def _mb_per_10000(path: Path, rounds: int) -> float | None:
     return round(path.stat().st_size / rounds * 1e-2, 1) if path.exists() else None
 
 
-def _held_mb(samples: list[float]) -> float:
-    """Return the memory that a process holds between two blocks: the lowest tenth of the samples. In a block it needs
-    some hundred megabytes more for a short time, which says nothing about leaks."""
-    return sorted(samples)[len(samples) // 10]
+def _held_mb(samples: list[tuple[int, float, int, bool]]) -> float:
+    """Return the memory that a process holds between two blocks, where it was seen there. In a block it needs some
+    hundred megabytes more for a short time, which says nothing about leaks."""
+    between = [mb for _, mb, _, in_block in samples if not in_block]
+    return statistics.median(between or [mb for _, mb, _, _ in samples])
 
 
 class _Watch:
@@ -93,8 +96,9 @@ class _Watch:
         self.journal = 0
         """Size of the journal in bytes at the last look, when `rounds` were over."""
         self.moved_s = time.monotonic()
-        self._samples: dict[tuple[str, int], list[tuple[int, float, int]]] = {}
-        """(role, pid) → (rounds over, MB, descriptors)."""
+        self._samples: dict[tuple[str, int], list[tuple[int, float, int, bool]]] = {}
+        """(role, pid) → (rounds over, MB, descriptors, whether a block was under way)."""
+        self._in_block = False
         self._said = 0
 
     def look(self, say: Callable[[str], None]) -> None:
@@ -109,10 +113,13 @@ class _Watch:
             self.moved_s = time.monotonic()
             self.rounds = max([self.rounds, *(row[0] + 1 for row in grown.rounds)])
             self.journal = journal_bytes(self.folder) or self.journal
+            for kind, body in grown.documents:
+                begun = kind == "event" and msgspec.json.decode(body)["kind"] == "block_begun"
+                self._in_block = begun or (self._in_block and kind != "block")
         for pid, role in self._site.processes().items():
             mb, n = memory_mb(pid), descriptors(pid)
             if mb is not None and n is not None:
-                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n))
+                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n, self._in_block))
         if self.rounds >= self._said + 1000:
             self._said = self.rounds
             say(f"{self.rounds} rounds")
@@ -128,7 +135,7 @@ class _Watch:
             # In the first quarter, libraries are loaded and bounded buffers are filled.
             early, late = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
             passed = max(1, statistics.median(s[0] for s in late) - statistics.median(s[0] for s in early))
-            mb = [_held_mb([s[1] for s in part]) for part in (early, late)]
+            mb = [_held_mb(part) for part in (early, late)]
             n = [statistics.median(s[2] for s in part) for part in (early, late)]
             out[role] = {
                 "rounds": span, "mb": round(mb[1], 1), "mb_per_1000_rounds": round((mb[1] - mb[0]) / passed * 1000, 3),

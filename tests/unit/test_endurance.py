@@ -211,10 +211,33 @@ def test_memory_that_a_block_needs_for_a_short_time_is_no_leak(site: Site, leak_
     samples = []
     for i in range(400):
         rounds = 20 * i
-        in_block = i % 10 > (7 if i < 200 else 2)
-        samples.append((rounds, 80.0 + leak_mb * rounds / 1000 + 200.0 * in_block, 33))
+        in_block = i % 10 > (7 if i < 300 else 0)
+        samples.append((rounds, 80.0 + leak_mb * rounds / 1000 + 200.0 * in_block, 33, in_block))
     watch._samples = {("alice", 7): samples, ("alice", 8): samples[:3]}
     figures = watch.growth(site)["alice"]
-    assert figures["mb_per_1000_rounds"] == pytest.approx(leak_mb, abs=0.4)
+    assert figures["mb_per_1000_rounds"] == pytest.approx(leak_mb, abs=0.1)
     assert figures["peak_mb"][0] >= 280.0
     assert broken(site) == found
+
+
+def test_a_sample_says_whether_a_block_was_under_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = site.folder / "runs" / "run"
+    folder.parent.mkdir()
+    writer = RunWriter(folder, documents.start(msgspec.to_builtins(config.load_experiment("mobile_room")), {}))
+    monkeypatch.setattr(Site, "processes", lambda self: {os.getpid(): "alice"})
+    watch = _soak._Watch(site, 1)
+
+    def look() -> bool:
+        writer.flush()
+        watch.look(lambda line: None)
+        return watch._samples["alice", os.getpid()][-1][3]
+
+    assert not look()
+    writer.event("block_begun", {"block": 0, "rounds": [0], "purpose": "key"})
+    assert look()
+    writer.event("no_answer", {"node": "bob"})
+    assert look()
+    writer.block({"block": 0, "rounds": [0], "key": {}})
+    assert not look()
+    writer._journal.close()
+    writer._lock.release(remove=False)
