@@ -348,7 +348,8 @@ class CoordinatorState(Deadlines):
 
     def _applied(self, node: Node, body: m.Applied) -> list[Effect]:
         ris = self.roster.by_role("ris")
-        if ris is None or not self.timetable.knows(ris.name):
+        answers_schedule = bool(self._unsent) and self.surface.is_answer(body)  # which `Scheduled` acknowledges
+        if ris is None or not self.timetable.knows(ris.name) or answers_schedule:
             return self.surface.unexpected(body)
         timed = ris.hello is not None and ris.hello.timed
         if timed:

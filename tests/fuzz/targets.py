@@ -669,7 +669,7 @@ class _Meddler:
 
     def __init__(self, line: _Line, rng: random.Random, forges: bool, now_s: Callable[[], float]) -> None:
         self._line, self._rng, self._forges, self._now_s = line, rng, forges, now_s
-        self._kept: dict[str, list[bytes]] = {"alice": [b""], "bob": [b""]}
+        self._kept: dict[str, list[bytes]] = {"alice": [], "bob": []}
         self._repeats, self._began_s = 0, now_s()
 
     def turn(self) -> None:
@@ -693,11 +693,11 @@ class _Meddler:
             case 1:
                 return [x for x in frames if rng.random() < 0.5]
             case 2:
-                return frames + rng.choices(earlier, k=2)
+                return frames + rng.choices(earlier, k=2) if earlier else frames
             case 3:
                 return frames
             case 4:
-                return frames + rng.choices(others, k=2)  # the reader's own words
+                return frames + rng.choices(others, k=2) if others else frames  # the reader's own words
         return [_spoilt_frame(x, rng) if rng.random() < 0.5 else x for x in frames]
 
     def _give(self, reader: str, data: bytes) -> None:

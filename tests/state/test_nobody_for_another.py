@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from test_coordinator import LAB, Stage, agreement, probed
 
+from testbed.coordinator import events as e
 from testbed.coordinator import timetable
 from testbed.core.outcomes import EveReport, KeyReport, TrainReport
 from testbed.net import messages as m
@@ -57,6 +58,24 @@ def test_no_node_speaks_for_another(body: Any, whose: tuple[str, ...], surface: 
     ]
     assert [b.block for b in stage.blocks] == [b.block for b in quiet.blocks]
     assert {n.detail["node"] for n in stage.notes if n.kind == "unexpected"} == set(stage.state.nodes) - set(whose)
+
+
+def test_one_pattern_does_not_acknowledge_a_schedule() -> None:
+    """The train waited for patterns whose acknowledgement nobody awaited any more."""
+
+    def wrong(node: str, order: Any) -> list[Any] | None:
+        if isinstance(order, m.Schedule):
+            return [m.Applied(round=order.round, digest="0123456789ab", device_time_s=100.0), *stage.usual(node, order)]
+        return None
+
+    stage = Stage(wrong, begun=False)
+    stage.schedule_size = 4
+    stage.take(e.Tick(0.0))
+    stage.join()
+    stage.state.check()
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert {r.surface for r in stage.rounds} == {f"state-1-{n}" for n in range(6)}
 
 
 def test_a_radio_of_eves_that_always_fails_is_left_out_and_rejects_no_round() -> None:

@@ -219,6 +219,7 @@ def test_the_watchdog_clears_the_pins_of_a_silent_line(built: tuple[Path, Kind],
     _, kind = built
     with opened(chip, kind, tmp_path) as board:
         board.apply(kind.pattern(1), timeout_s=PATIENCE_S)
+        chip.wait_for(kind.outputs(kind.pattern(1)))  # what is all zero from then on was cleared
         board.set_watchdog(0.3, timeout_s=PATIENCE_S)
         chip.wait_for("0" * 8 * kind.n_registers)
         assert not board.readback(timeout_s=PATIENCE_S).levels.any()
