@@ -202,7 +202,8 @@ def _key_bits(block: Block) -> int:
 def _may_be_one_sided(block: Block) -> bool:
     """Return whether a block without a common key reached the stage in which one end may have made a key."""
     agreed = len(block.agree) == 2 and all(a.verified for a in block.agree.values())
-    return agreed and not _key_bits(block) and not any(k.failure and not k.key_bits for k in block.key.values())
+    ends = [k.key_bits for k in block.key.values()]
+    return agreed and not _key_bits(block) and not (len(ends) == 2 and not any(ends))
 
 
 def _observed(run: RecordedRun) -> list[tuple[int, dict[str, C64]]]:

@@ -139,6 +139,10 @@ class Node(Deadlines):
         self.lose()
         self.is_missing = True
 
+    def wait_for_return(self) -> None:
+        """Give it, from now on, all of the time that it has to answer again."""
+        self.set_deadline(_RETURN, self._return_within_s)
+
     @property
     def may_resume(self) -> bool:
         """Whether it can continue with what it holds if it answers again."""
@@ -148,7 +152,7 @@ class Node(Deadlines):
         self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
-        self.set_deadline(_RETURN, self._return_within_s)
+        self.wait_for_return()
         self.left_out = self.left_out or not self.required
 
     def dismiss(self) -> None:

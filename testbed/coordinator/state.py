@@ -279,15 +279,19 @@ class CoordinatorState(Deadlines):
         """Handle a message of a node that was given up: it is alive, its process or its network had only paused."""
         if self.phase == "finishing":
             return self._stopped(node, body) if isinstance(body, m.Stopped) else []
-        if not isinstance(body, (m.Heartbeat, m.Here)):
-            return []
         # A node that still holds its measurements continues; the others start with nothing.
         if not node.may_resume:
-            return self._admit(node)
-        if not isinstance(body, m.Here):
+            return self._admit(node) if isinstance(body, (m.Heartbeat, m.Here)) else []
+        if isinstance(body, m.Heartbeat):
+            if self.blocks.open is not None:  # it computes, and comes to its other messages when it is done
+                node.wait_for_return()
+            return []
+        if not isinstance(body, (m.Here, *_OF_BLOCKS)):
             return []
         self.rounds.forget_clock_of(node.name)
-        return self.roster.resume(node)
+        out = self.roster.resume(node)
+        # What a computation has found may come before any `Here`, and is not sent again.
+        return out if isinstance(body, m.Here) else out + self._received(node.name, node.incarnation, body)
 
     def _greeted(self, node: Node, incarnation: str, body: m.Hello) -> list[Effect]:
         if body.role != node.role:
@@ -986,6 +990,8 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
 """Phase → its rules. After every event, the first rule that holds is carried out, again and again until the state
 machine has to wait."""
 
+_OF_BLOCKS = (m.Agreed, m.Trained, m.Amplified, m.Failed)
+"""What an end of a block reports when its computation is over."""
 _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]] = {
     m.Heartbeat: _S._beaten,
     m.Configured: _S._configured,

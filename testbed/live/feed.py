@@ -38,6 +38,9 @@ SCATTER = 64
 EVENTS = 100
 MAX_TEXT = 300
 """Largest number of characters of an event that are shown."""
+_MOST_REASONS = 200
+_MOST_TRACKED = 50_000_000
+"""Rounds with higher numbers are counted, but a second record of one does not replace the first."""
 _QUIET = ("key_digests", "randomness")
 """Events that are not shown while the run goes on."""
 
@@ -105,6 +108,9 @@ class Feed:
         """Number that changes when points are joined; a page then gets all points again."""
         self.rejected: Counter[str] = Counter()
         self.kept = self.rounds = self.last_round = 0
+        self._outcomes = bytearray()
+        """By round: 0 where none is recorded yet, 1 for a kept round, else 2 and the place of its reason."""
+        self._reasons: list[str] = []
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self.event_count = 0
         self.nodes: dict[str, str] = {}
@@ -159,18 +165,20 @@ class Feed:
             self.pattern = None if found is None else (self.surface, found)
 
     def _finish(self, run: RecordedRun) -> None:
-        """Read the rest of a run that has ended; if nothing was read before, read all of it."""
+        """Read the rest of a run that has ended: all that was not read before the journal was closed."""
         told = [("start", run.start)] if self.start is None else []
         events = [("event", event) for event in run.events[self.event_count :]]
         blocks = [("block", block) for block in run.blocks]
         for kind, document in [*told, *events, *blocks]:
             self._document(kind, json.loads(encode(document)))
-        if not self.rounds:
-            for row in probe_rows(run):
+        known, seen = {name: link.rounds for name, link in self.links.items()}, Counter[str]()
+        for row in probe_rows(run):
+            seen[row[1]] += 1
+            if seen[row[1]] > known.get(row[1], 0):
                 self._probe(*row)
-            table = run.rounds
-            for i in range(table.rounds.size):
-                self._round(int(table.rounds[i]), bool(table.kept[i]), str(table.reason[i]), str(table.surface[i]))
+        table = run.rounds
+        for i in range(table.rounds.size):
+            self._round(int(table.rounds[i]), bool(table.kept[i]), str(table.reason[i]), str(table.surface[i]))
         self._close_window()
         if self.surface in run.patterns:
             self.pattern = self.surface, run.patterns[self.surface]
@@ -241,13 +249,29 @@ class Feed:
         self._window.levels[link, round] = 20.0 * np.log10(np.abs(h[0, 0]).astype(np.float64) + 1e-30)
 
     def _round(self, round: int, kept: bool, reason: str, surface: str) -> None:
-        self.rounds += 1
+        """Count a round; a later record of it, as of one that was withdrawn, replaces the earlier one."""
         self.last_round = max(self.last_round, round)
         self.surface = surface or self.surface
-        if kept:
-            self.kept += 1
-        else:
-            self.rejected[reason or "unknown"] += 1
+        code = 1 if kept else self._code(reason or "unknown")
+        if 0 <= round < _MOST_TRACKED:
+            self._outcomes.extend(bytes(max(0, round + 1 - len(self._outcomes))))
+            self._count(self._outcomes[round], -1)
+            self._outcomes[round] = code
+        self._count(code, 1)
+
+    def _code(self, reason: str) -> int:
+        if reason not in self._reasons and len(self._reasons) < _MOST_REASONS:
+            self._reasons.append(reason)
+        return 2 + (self._reasons.index(reason) if reason in self._reasons else _MOST_REASONS - 1)
+
+    def _count(self, code: int, n: int) -> None:
+        """Add n rounds with this outcome."""
+        if code:
+            self.rounds += n
+        if code == 1:
+            self.kept += n
+        elif code:
+            self.rejected[self._reasons[code - 2]] += n
 
     # ------------------------------------------------------------ curves
 
@@ -385,7 +409,7 @@ class Feed:
             "round": self.last_round,
             "rounds": self.rounds,
             "kept": self.kept,
-            "rejected": dict(self.rejected),
+            "rejected": {reason: n for reason, n in self.rejected.items() if n},
             "rounds_per_s": self.rounds_per_s if self.state == "live" else None,
             "points": self.points[since:],
             "links": {name: self._link(name, link) for name, link in self.links.items()},

@@ -92,6 +92,11 @@ class KeyMaker(Deadlines):
     def is_busy(self) -> bool:
         return self._conversation is not None
 
+    @property
+    def has_agreed(self) -> bool:
+        """Whether it holds a block's agreed bits, of which the key has still to be made."""
+        return bool(self._agreed)
+
     def clear(self, same_run: bool = False) -> None:
         """Delete everything for a new run; `same_run`: keep what others may know of this run's strings."""
         self._give_up()

@@ -123,8 +123,9 @@ class NodeState:
 
     @property
     def is_discussing(self) -> bool:
-        """Whether a discussion with the peer is under way, so that no message of it may be lost."""
-        return self.key_maker.is_busy
+        """Whether a discussion with the peer is under way, or between its two parts, so that no message of it may be
+        lost."""
+        return self.key_maker.is_busy or self.key_maker.has_agreed
 
     @property
     def run(self) -> str:

@@ -108,7 +108,10 @@ def _eve_nodes(cut: Cut, blocks: Sequence[Distilled]) -> dict[str, str]:
     """Return label → node name of every measured Eve; `eve` is the one who guessed best in most blocks."""
     best = Counter(block.strongest for block in blocks if block.strongest is not None)
     labels = sorted((label for label, eve in cut.eves.items() if eve.measured), key=lambda label: -best[label])
-    names = ["eve", *(identifier(f"eve_{label}") for label in labels[1:])]
+    names = ["eve"]
+    for label in labels[1:]:
+        name = identifier(f"eve_{label}")
+        names.append(identifier(f"eve_{len(names)}_{label}") if name in names else name)
     return dict(list(zip(labels, names, strict=False))[:MOST_EVES])
 
 

@@ -248,7 +248,9 @@ def test_abandoned_blocks_cannot_become_keys() -> None:
     trio = Trio()
     trio.distil()
     for role in ("alice", "bob"):
+        assert trio.nodes[role].is_discussing  # between the two parts, too: no message of the second may be lost
         trio.take(role, e.Received(m.Abandon(block=0, reason="bob was lost")))
+        assert not trio.nodes[role].is_discussing
         trio.take(role, e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0)))
     assert trio.keys == {}
     assert trio.last("alice", m.Failed).operation == "amplify"

@@ -126,6 +126,46 @@ def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
     assert [b.failure for b in stage.blocks] == [None, None]
 
 
+def _holding_back_of_bob(held: list[Any]) -> Any:
+    def script(name: str, body: Any) -> list[Any] | None:
+        if name == "bob" and isinstance(body, m.Distil) and not held:
+            held.append(body)
+            return []
+        return None
+
+    return script
+
+
+def test_what_a_silent_node_has_found_counts_although_it_comes_before_any_other_sign_of_life() -> None:
+    """A node that computes sends its result first, and reads its other messages afterwards."""
+    held: list[Any] = []
+    stage = Stage(_holding_back_of_bob(held))
+    stage.join()
+    stage.wait(10.0, beating=("alice", "eve", "ris"))
+    assert not stage.state.nodes["bob"].alive
+    for answer in stage.usual("bob", held[0]):
+        stage.take(stage.says("bob", answer))
+    stage.take(stage.says("bob", m.Here()))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+    assert [b.failure for b in stage.blocks] == [None, None]
+    assert [n.kind for n in stage.notes].count("resumed") == 1
+
+
+def test_a_missed_node_that_computes_a_block_and_still_beats_is_not_lost() -> None:
+    held: list[Any] = []
+    stage = Stage(_holding_back_of_bob(held))
+    stage.join()
+    stage.wait(4.0, beating=("alice", "eve", "ris"))
+    assert stage.state.nodes["bob"].is_missing
+    for _ in range(120):
+        stage.take(stage.says("bob", m.Heartbeat(state="agreeing")))
+        stage.wait(0.5)
+    assert stage.over is None
+    for answer in stage.usual("bob", held[0]):
+        stage.take(stage.says("bob", answer))
+    assert stage.over == e.RunOver("finished", "6 rounds")
+
+
 def test_a_hello_before_the_first_reading_of_the_clock_is_not_as_old_as_the_machine() -> None:
     """The clock's origin is arbitrary: on Linux it is when the machine was started."""
     stage = Stage(begun=False)

@@ -349,3 +349,27 @@ def test_the_name_of_a_recorded_run_is_a_name(tmp_path: Path, name: str) -> None
     with pytest.raises(InputError, match=r"the run's name .* is none"):
         recovering.origin_of(reader.load(tmp_path / "run"))
     writer.close(documents.stop("ok"), None)
+
+
+@pytest.mark.parametrize(
+    ("bits", "dropped"),
+    [
+        ({"alice": 256, "bob": 0}, True),
+        ({"alice": 0}, True),
+        ({"alice": 256}, True),
+        ({}, True),
+        ({"alice": 0, "bob": 0}, False),
+        ({"alice": 256, "bob": 256}, False),
+    ],
+)
+def test_a_block_of_which_one_end_alone_may_have_a_key_is_dropped_at_both(bits: dict[str, int], dropped: bool) -> None:
+    agree = {
+        n: m.AgreeReport(
+            block=0, probes=1, raw_bits=1, sacrificed_bits=0, sacrificed_errors=0, reconciled_bits=1,
+            corrected_bits=None, leaked_bits=0, leaked_by_kind={}, public_bytes=0, messages=0, verified=True,
+            failure=None,
+        )
+        for n in ("alice", "bob")
+    }  # fmt: skip
+    key = {n: m.KeyReport(block=0, key_bits=k, failure=None if k else "confirmation_failed") for n, k in bits.items()}
+    assert recovering._may_be_one_sided(documents.Block(block=0, rounds=[0], agree=agree, eve=None, key=key)) is dropped

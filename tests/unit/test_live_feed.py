@@ -207,3 +207,37 @@ def test_the_terminals_table_and_a_spectrum_in_blocks(tmp_path: Path) -> None:
     assert all(link in text for link in LINKS)
     assert watch.spark([0.0, 10.0, 20.0]) == "▁▄█ 0…20"
     w.close(documents.stop("ok"), {})
+
+
+def test_a_round_that_was_withdrawn_is_counted_once(tmp_path: Path) -> None:
+    w = begun(tmp_path / "run")
+    for r in range(10):
+        w.round(r, True, None, None, r * 0.1)
+    w.flush()
+    feed = Feed(tmp_path / "run")
+    feed.poll()
+    for r in range(5, 10):
+        w.round(r, False, "measured", None, r * 0.1)
+    w.flush()
+    feed.poll()
+    assert (feed.rounds, feed.kept, dict(feed.rejected)) == (10, 5, {"measured": 5})
+
+
+def test_what_was_recorded_between_the_last_look_and_the_end_is_shown(tmp_path: Path) -> None:
+    w = begun(tmp_path / "run")
+    fill(w, 0, 10)
+    w.flush()
+    feed = Feed(tmp_path / "run")
+    feed.poll()
+    fill(w, 10, 30)
+    w.close(documents.stop("ok"), {})
+    feed.poll()
+    fresh = Feed(tmp_path / "run")
+    fresh.poll()
+    assert feed.state == "closed"
+    assert (
+        (feed.rounds, feed.kept, feed.rejected)
+        == (fresh.rounds, fresh.kept, fresh.rejected)
+        == (30, 27, {"low_snr": 3})
+    )
+    assert {name: link.rounds for name, link in feed.links.items()} == dict.fromkeys(LINKS, 30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from testbed.core.errors import InputError
 from testbed.entropy import attack, judge
 from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
+from testbed.replay import record
 from testbed.replay.replay import replay
 from testbed.report import html
 
@@ -198,3 +200,12 @@ def test_a_training_is_on_record(data: Path, tmp_path: Path) -> None:
     assert event.data["rounds"] == 60
     assert event.data["reports"]["alice"]["model"] == summary["training"]["model"]
     assert to_dict(config.load_chain(str(path)).training) == run.start.experiment["training"]  # type: ignore[arg-type]
+
+
+def test_eves_of_nearly_equal_names_are_nodes_of_their_own() -> None:
+    """A node's name has fewer characters and letters than a label of a data set."""
+    labels = ["near 1", "near_1", "near-1", "x" * 90 + "a", "x" * 90 + "b"]
+    cut = SimpleNamespace(eves={label: SimpleNamespace(measured=True) for label in labels})
+    names = record._eve_nodes(cut, [])  # type: ignore[arg-type]
+    assert list(names) == labels
+    assert len(set(names.values())) == len(labels)
