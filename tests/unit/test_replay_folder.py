@@ -19,7 +19,7 @@ from testbed.core.errors import InputError
 from testbed.entropy import attack, judge
 from testbed.records import documents, reader
 from testbed.records.writer import RunWriter
-from testbed.replay import record
+from testbed.replay import record as recording
 from testbed.replay.replay import replay
 from testbed.report import html
 
@@ -206,6 +206,6 @@ def test_eves_of_nearly_equal_names_are_nodes_of_their_own() -> None:
     """A node's name has fewer characters and letters than a label of a data set."""
     labels = ["near 1", "near_1", "near-1", "x" * 90 + "a", "x" * 90 + "b"]
     cut = SimpleNamespace(eves={label: SimpleNamespace(measured=True) for label in labels})
-    names = record._eve_nodes(cut, [])  # type: ignore[arg-type]
+    names = recording._eve_nodes(cut, [])  # type: ignore[arg-type]
     assert list(names) == labels
     assert len(set(names.values())) == len(labels)
