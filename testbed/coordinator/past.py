@@ -200,8 +200,12 @@ def _key_bits(block: Block) -> int:
 
 
 def _may_be_one_sided(block: Block) -> bool:
-    """Return whether a block without a common key reached the stage in which one end may have made a key."""
-    agreed = len(block.agree) == 2 and all(a.verified for a in block.agree.values())
+    """Return whether a block without a common key may have reached the stage in which an end makes a key.
+
+    A block that was closed because the coordinator's process had died has no reports: both ends may have a key of it,
+    and may not have been ordered to delete it, if that process died as well.
+    """
+    agreed = all(a.verified for a in block.agree.values())
     ends = [k.key_bits for k in block.key.values()]
     return agreed and not _key_bits(block) and not (len(ends) == 2 and not any(ends))
 

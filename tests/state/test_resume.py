@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +374,14 @@ def test_a_block_of_which_one_end_alone_may_have_a_key_is_dropped_at_both(bits: 
     }  # fmt: skip
     key = {n: m.KeyReport(block=0, key_bits=k, failure=None if k else "confirmation_failed") for n, k in bits.items()}
     assert recovering._may_be_one_sided(documents.Block(block=0, rounds=[0], agree=agree, eve=None, key=key)) is dropped
+
+
+def test_a_block_that_was_under_way_at_a_death_is_dropped_at_every_later_start(tmp_path: Path) -> None:
+    """Found by killing the coordinator a second time, before the ends had joined the run that was resumed."""
+    first = played()
+    run = record(tmp_path / "run", first, lambda x: isinstance(x, e.BlockOver))
+    past = past_of(run, first.state.experiment, 1.0)
+    over = next(x for x in past.effects if isinstance(x, e.BlockOver))
+    closed = documents.Block(block=over.block, rounds=list(over.rounds), agree={}, eve=None, key={})
+    later = past_of(replace(run, blocks=[*run.blocks, closed]), first.state.experiment, 1.0)
+    assert past.dropped == later.dropped == (over.block,)
