@@ -35,7 +35,7 @@ import msgspec
 
 from testbed import config
 from testbed.benchmarks import BenchRow, tell
-from testbed.benchmarks.rounds import drive
+from testbed.benchmarks.rounds import cpu_s, drive
 from testbed.core.errors import TestbedError
 from testbed.live.beside import Beside
 from testbed.records import files
@@ -201,20 +201,6 @@ def median_interval(values: list[float]) -> tuple[float, float] | None:
     below = [sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(n // 2 + 1)]
     k = max((k for k, chance in enumerate(below) if chance <= 0.025), default=0)
     return (ordered[k - 1], ordered[n - k]) if k else None
-
-
-def cpu_s(pids: Iterable[int]) -> float:
-    """Return the CPU time in s that all threads of some processes have taken so far; NaN where Linux's /proc is not
-    there."""
-    total = 0.0
-    for pid in pids:
-        threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
-        if not threads:
-            return float("nan")
-        for thread in threads:
-            with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that has ended meanwhile
-                total += 1e-9 * int(thread.read_text().split()[0])
-    return total
 
 
 def halt(pids: Iterable[int], tries: int = 200) -> None:

@@ -9,11 +9,12 @@ round in other people's ways (`_rounds_peers`), and with the estimates alone. Ra
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,12 +191,12 @@ def _timed(
 
     def progress(p: Progress) -> None:
         if p.round >= (rounds if marks else settled) and len(marks) < 2:
-            marks.append((p.round, time.perf_counter(), sum(map(_cpu_s, pids))))
+            marks.append((p.round, time.perf_counter(), cpu_s(pids)))
         tell(None, f"{plan.title}: {p.round} of {rounds} rounds")
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         if crew is not None:
-            pids.extend(crew.pid(name) for name in [*server.state.nodes, "world"])
+            pids.extend(crew.pids())
 
     outcome = drive(plan, lab, lab_name, folder, progress, begun, in_process)
     gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
@@ -223,15 +224,21 @@ def drive(
             os.environ["TESTBED_STATE"] = state
 
 
-def _cpu_s(pid: int) -> float:
-    """Return the seconds of CPU that a process has used; NaN where the system does not tell."""
-    if pid == os.getpid():
-        return time.process_time()
-    try:
-        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return math.nan
-    return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the CPU time in s that all threads of some processes have taken so far; NaN where Linux's /proc is not
+    there."""
+    total = 0.0
+    for pid in pids:
+        if pid == os.getpid():
+            total += time.process_time()
+            continue
+        threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+        if not threads:
+            return math.nan
+        for thread in threads:
+            with contextlib.suppress(OSError, IndexError, ValueError):  # a thread that has ended meanwhile
+                total += 1e-9 * int(thread.read_text().split()[0])
+    return total
 
 
 def _in_real_time(lab: str, folder: Path) -> Path:

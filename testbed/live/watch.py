@@ -49,7 +49,7 @@ def figures(told: dict[str, Any]) -> dict[str, Any]:
         "rejected",
         "key_bits",
     )
-    out = {key: told[key] for key in (*same, "rejected", "key_bits")}
+    out = {key: told[key] for key in same}
     return (
         out
         | {"bits": told["flow"], "nodes": told["nodes"], "correlation": last["r"]}

@@ -56,18 +56,24 @@ def test_where_neither_end_has_a_key_nobody_is_ordered_anything() -> None:
     assert kept(stage) == {}
 
 
-def test_a_key_is_final_when_its_block_is_on_record_and_before_the_run_ends() -> None:
-    """A run may last a week, and its keys are used meanwhile; an order to keep them comes after the record."""
-    stage = Stage(**PLAN)
+def watched(stage: Stage) -> list[Any]:
+    """Return a list to which all instructions are appended that the coordinator gives from now on."""
     seen: list[Any] = []
     handle = stage.state.handle
 
-    def watched(event: e.Event) -> list[e.Instruction]:
+    def handle_and_keep(event: e.Event) -> list[e.Instruction]:
         out = handle(event)
         seen.extend(out)
         return out
 
-    stage.state.handle = watched  # type: ignore[method-assign]
+    stage.state.handle = handle_and_keep  # type: ignore[method-assign]
+    return seen
+
+
+def test_a_key_is_final_when_its_block_is_on_record_and_before_the_run_ends() -> None:
+    """A run may last a week, and its keys are used meanwhile; an order to keep them comes after the record."""
+    stage = Stage(**PLAN)
+    seen = watched(stage)
     stage.join()
     keep = [i for i, x in enumerate(seen) if isinstance(x, e.Send) and isinstance(x.body, m.KeepKeys)]
     closed = [i for i, x in enumerate(seen) if isinstance(x, e.BlockOver)]
@@ -194,17 +200,9 @@ def test_a_node_lost_when_both_have_their_keys_costs_no_key(stage_of_block: str)
 def back_again(name: str) -> list[Any]:
     """Return all instructions from the moment at which a node that was lost in round 2 has come back."""
     stage = Stage(lambda n, b: [] if n == name and isinstance(b, m.Probe) and b.round == 2 else None, **PLAN)
-    seen: list[Any] = []
-    handle = stage.state.handle
-
-    def watched(event: e.Event) -> list[e.Instruction]:
-        out = handle(event)
-        seen.extend(out)
-        return out
-
     stage.join()
     stage.take(e.ProcessEnded(name, "killed; it is restarted"))
-    stage.state.handle = watched  # type: ignore[method-assign]
+    seen = watched(stage)
     stage.script = lambda n, b: None
     stage.lives[name] = 2
     stage.join(name)

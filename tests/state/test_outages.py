@@ -105,8 +105,8 @@ def test_what_was_ordered_of_a_silent_node_is_withdrawn_so_that_it_does_not_tran
     assert withdrawn == ["bob"]
 
 
-def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
-    held: list[Any] = []
+def _holding_back_of_bob(held: list[Any]) -> Any:
+    """Return a script by which Bob does not answer his first order to distil, which goes into `held`."""
 
     def script(name: str, body: Any) -> list[Any] | None:
         if name == "bob" and isinstance(body, m.Distil) and not held:
@@ -114,7 +114,12 @@ def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
             return []
         return None
 
-    stage = Stage(script)
+    return script
+
+
+def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
+    held: list[Any] = []
+    stage = Stage(_holding_back_of_bob(held))
     stage.join()
     stage.wait(10.0, beating=("alice", "eve", "ris"))
     assert stage.over is None
@@ -124,16 +129,6 @@ def test_an_outage_in_a_block_costs_neither_the_block_nor_its_rounds() -> None:
         stage.take(stage.says("bob", answer))
     assert stage.over == e.RunOver("finished", "6 rounds")
     assert [b.failure for b in stage.blocks] == [None, None]
-
-
-def _holding_back_of_bob(held: list[Any]) -> Any:
-    def script(name: str, body: Any) -> list[Any] | None:
-        if name == "bob" and isinstance(body, m.Distil) and not held:
-            held.append(body)
-            return []
-        return None
-
-    return script
 
 
 def test_what_a_silent_node_has_found_counts_although_it_comes_before_any_other_sign_of_life() -> None:
