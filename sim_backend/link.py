@@ -13,6 +13,7 @@ import zmq
 from sim_backend.messages import PROTOCOL, Attach, Declare, Detach, Reply, decode_reply, encode
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.identity import Identity, secure
+from testbed.core.sockets import end_context
 from testbed.core.world import DriverContext
 
 _LOOK_UP_S = 0.05
@@ -151,13 +152,13 @@ class Link:
         except DeviceError:
             pass  # it is already detached
         finally:
-            self._context.destroy(linger=0)
+            self._end(linger_ms=0)
 
     def leave(self, state: str) -> None:
         """Detach without waiting for an answer, because the World itself may be gone."""
         if self.session:
             self._socket("detach", state).send(encode(Detach(id=0, session=self.session)))
-        self._context.destroy(linger=100)
+        self._end(linger_ms=100)
 
     def _socket(self, operation: str, state: str) -> Any:
         if self._context.closed:
@@ -170,6 +171,9 @@ class Link:
 
     def _new_context(self) -> Any:
         return zmq.Context()
+
+    def _end(self, linger_ms: int) -> None:
+        end_context(self._context, linger_ms)
 
     def _new_socket(self) -> Any:
         socket = self._context.socket(zmq.DEALER)

@@ -32,6 +32,7 @@ from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.options import convert
+from testbed.core.sockets import end_context
 from testbed.core.types import F64, SurfacePattern
 from testbed.core.world import DriverContext, Emulator, Equipment, Turns, World
 
@@ -92,13 +93,17 @@ class SimWorld(World):
             link.close("serving")
 
     @staticmethod
-    def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
+    @contextlib.contextmanager
+    def pacer(endpoint: str, identity: Identity | None) -> Iterator[Callable[[float], None]]:
         link = link_to("world", endpoint, identity)
 
         def let_pass(until_s: float) -> None:
             link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
 
-        return let_pass
+        try:
+            yield let_pass
+        finally:
+            link.close("serving")
 
     @staticmethod
     def responses(
@@ -146,9 +151,9 @@ def serve(
     """Bind, call `ready` with the actual endpoint, serve until `stop` is set (noticed within 50 ms)."""
     if pace not in ("virtual", "wall"):
         raise ValueError(f"pace {pace!r}, accepted: virtual, wall")
-    context = zmq.Context()
-    authenticator = start_authenticator(context, identity)
+    context, authenticator = zmq.Context(), None
     try:
+        authenticator = start_authenticator(context, identity)
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         # Memory must not grow with what a peer sends, not even before the peer is authenticated.
@@ -180,9 +185,7 @@ def serve(
                 server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
             server.settle(time.monotonic())
     finally:
-        if authenticator is not None:
-            authenticator.stop()
-        context.destroy(linger=0)
+        end_context(context, linger_ms=0, authenticator=authenticator)
 
 
 def _arrived(socket: Any) -> Iterator[list[Any]]:
