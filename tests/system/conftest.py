@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,4 +30,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
         if child.poll() is None:
             os.kill(child.pid, signal.SIGCONT)
             child.kill()
-        child.communicate()
+        child.communicate(timeout=60)
+
+
+@pytest.fixture
+def cleared() -> Iterator[list[subprocess.Popen[str]]]:
+    """A list for processes that the test starts; those that still run in the end are killed."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait(timeout=60)

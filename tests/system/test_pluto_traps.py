@@ -197,7 +197,7 @@ radio.transmit(IqBlock(np.ones((1, 512), np.complex64), 20e6, 0.0))
 radio.receive(512)
 """
     pair.alice.close()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.split()) == (0, ["None"] * 3), done.stderr
     assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
 

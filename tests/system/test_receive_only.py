@@ -43,7 +43,7 @@ def test_an_eve_who_can_only_receive_is_measured(tmp_path: Path, timed: bool) ->
 def test_a_bob_who_can_only_receive_is_refused(tmp_path: Path) -> None:
     lab = lab_with(tmp_path, "bob")
     command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", lab, "--out", str(tmp_path / "runs")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
     assert "table [node.bob]: key 'role': 'bob', accepted: 'eve' by driver 'sim'" in said.stderr
     assert not (tmp_path / "runs").exists()

@@ -30,9 +30,11 @@ def killed(out: Path, block_rounds: int, moment: Callable[[str], bool], *argumen
         [sys.executable, "-m", "testbed", "run", str(room), *arguments, "--out", str(out), "--verbose"],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    when(process.stderr, moment)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=20)
+    try:
+        when(process.stderr, moment)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=240)
     return next(out.iterdir())
 
 

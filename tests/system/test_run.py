@@ -216,7 +216,7 @@ def test_stopping_early_leaves_a_readable_run(tmp_path: Path, kind: Any) -> None
 
 def cli(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60, **kwargs
+        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=240, **kwargs
     )
 
 
@@ -225,14 +225,16 @@ def test_killing_the_coordinator_leaves_no_orphans_and_a_run_that_report_recover
         [sys.executable, "-m", "testbed", "run", "mobile_room", "--rounds", "100000", "--out", str(tmp_path / "runs")],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "200/" in line:
-            break
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    assert len(children) == 4  # world, alice, bob, eve
-    process.kill()
-    process.wait()
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "200/" in line:
+                break
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        assert len(children) == 4  # world, alice, bob, eve
+    finally:
+        process.kill()
+        process.wait(timeout=60)
     process.stderr.close()
     for pid in map(int, children):
         wait_gone(pid)
@@ -249,7 +251,7 @@ def test_killing_the_coordinator_leaves_no_orphans_and_a_run_that_report_recover
 def wait_gone(pid: int) -> None:
     import time
 
-    deadline_s = time.monotonic() + 20.0
+    deadline_s = time.monotonic() + 120.0
     while time.monotonic() < deadline_s:
         try:
             with open(f"/proc/{pid}/stat") as f:

@@ -27,7 +27,7 @@ from testbed.surface.line_of_sight import LineOfSight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=240)
 
 
 def lab_file(folder: Path, side: int = 8, phase_bits: int = 1) -> str:
@@ -231,12 +231,15 @@ def test_ctrl_c_ends_the_command_with_130_and_a_saved_pattern(tmp_path: Path) ->
          "--out", str(tmp_path / "runs")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "search: best" in line:
-            break
-    os.kill(process.pid, signal.SIGINT)
-    _, words = process.communicate(timeout=40)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "search: best" in line:
+                break
+        os.kill(process.pid, signal.SIGINT)
+        _, words = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 130, words
     assert patterns.load(saved)[1]["status"] == "stopped"
 

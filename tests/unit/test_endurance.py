@@ -164,7 +164,7 @@ def test_processes_are_known_by_their_state_folder_and_what_is_left_is_found(
         assert site.processes() == {mine.pid: "bob"}
         site.check_nobody_is_left(within_s=0.0)
         assert broken(site) == ["no orphan"]
-        assert mine.wait(timeout=30) == -9
+        assert mine.wait(timeout=240) == -9
         assert other.poll() is None
     finally:
         for process in (mine, other):
@@ -188,9 +188,12 @@ def test_an_experiment_that_is_written_is_the_one_that_is_read(site: Site, name:
 
 def test_a_process_that_ends_by_itself_before_it_is_killed_is_no_kill(site: Site) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-    assert site.kill(process.pid)
-    assert process.wait(timeout=30) == -9
-    assert not site.kill(process.pid)
+    try:
+        assert site.kill(process.pid)
+        assert process.wait(timeout=240) == -9
+        assert not site.kill(process.pid)
+    finally:
+        process.kill()
 
 
 def test_whether_a_run_had_failed_is_read_from_its_latest_end(site: Site) -> None:

@@ -407,7 +407,7 @@ def test_readers_that_wait_together_are_given_the_same_block() -> None:
         thread.start()
     radio.blocks[1].add(np.zeros((n // 2, 2), "<i2"))
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert [b is radio.blocks[1] for b in taken] == [True, True]
     assert len(radio.blocks) == 2
 
