@@ -205,11 +205,11 @@ radio.receive(512)
 def test_what_does_not_end_is_given_up(pair: Pair) -> None:
     """Samples that trickle in never let libiio's own timeout strike."""
     pair.tuned()
-    pair.bob_device.faults.dribble_s = 5.0
+    pair.bob_device.faults.dribble_s = 10.0
     began_s = time.monotonic()
     with pytest.raises(DeviceTimeout, match="receive"):
         pair.bob.receive(N, timeout_s=0.2)
-    assert time.monotonic() - began_s < 3.0
+    assert time.monotonic() - began_s < 9.0
     pair.bob_device.faults.dribble_s = 0.0
     with pytest.raises(DeviceError, match=r"configure\(\)"):
         pair.bob.receive(N)
@@ -235,7 +235,7 @@ def test_what_was_given_up_does_nothing_when_it_returns(pair: Pair) -> None:
         with pytest.raises(DeviceTimeout, match="transmit"):
             radio.transmit(tone(50))
         go_on.set()
-        worker.join(5.0)
+        worker.join(60.0)
         assert not worker.is_alive()
         assert device.tree.values[TX_POWERDOWN] == "1"
         assert radio._tx_buffer is None

@@ -20,7 +20,7 @@ from testbed import config
 from testbed.coordinator.server import Coordinator, Outcome, Progress
 from testbed.core.config import Lab, Records
 from testbed.core.errors import TestbedError
-from testbed.lab import processes
+from testbed.lab import one_process, processes
 from testbed.records import reader
 
 
@@ -41,6 +41,12 @@ def run(
         handles.extend((coordinator, crew))
 
     return processes.run(plan, config.load_lab(lab), lab, tmp_path / name, progress, on_coordinator)
+
+
+def alone(tmp_path: Path, experiment: str, **changes: Any) -> Outcome:
+    """Run a bundled experiment in one process, which gives the same (`test_in_process`) without starting daemons."""
+    plan = msgspec.structs.replace(config.load_experiment(experiment), **changes)
+    return one_process.run(plan, config.load_lab("sim"), "sim", tmp_path / "run")
 
 
 def key_files(tmp_path: Path, node: str, kind: str = "rehearsals") -> dict[str, str]:
@@ -93,14 +99,14 @@ def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> N
 
 
 def test_eve_at_a_twentieth_of_a_wavelength_takes_the_key_away(tmp_path: Path) -> None:
-    s = run(tmp_path, "eve_near", **small("eve_near", 300, 300)).summary
+    s = alone(tmp_path, "eve_near", **small("eve_near", 300, 300)).summary
     assert s["kdr_eve"] < 0.35
     assert s["key_bits"] == 0
     assert not next(h for h in s["health"] if h["check"] == "eve_distinct")["ok"]
 
 
 def test_a_static_room_gives_no_key_and_says_why(tmp_path: Path) -> None:
-    s = run(tmp_path, "static_room_fixed", **small("static_room_fixed", 150, 150)).summary
+    s = alone(tmp_path, "static_room_fixed", **small("static_room_fixed", 150, 150)).summary
     assert s["key_bits"] == 0
     why = next(h for h in s["health"] if h["check"] == "reciprocal_variation")
     assert not why["ok"]
@@ -108,7 +114,7 @@ def test_a_static_room_gives_no_key_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_moving_surface_makes_a_key_in_a_static_room(tmp_path: Path) -> None:
-    s = run(tmp_path, "static_room", **small("static_room", 500, 500)).summary
+    s = alone(tmp_path, "static_room", **small("static_room", 500, 500)).summary
     assert s["key_bits"] > 0
     assert s["keys_mismatched"] == 0
 
@@ -175,7 +181,7 @@ def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
 def test_a_run_without_eve_says_that_she_was_not_measured(tmp_path: Path) -> None:
     plan = config.load_experiment("mobile_room")
     scene = msgspec.structs.replace(plan.scene, eve=None)
-    s = run(tmp_path, "mobile_room", scene=scene, **small("mobile_room", 300, 300)).summary
+    s = alone(tmp_path, "mobile_room", scene=scene, **small("mobile_room", 300, 300)).summary
     assert s["kdr_eve"] is None
     assert s["eve_measured"] is False
     assert any("Eve was not measured" in h["detail"] for h in s["health"])

@@ -70,7 +70,7 @@ def test_a_killed_node_does_not_stall_the_others_and_sigterm_ends_the_world(tmp_
     sim: type[World] = load_driver("worlds", "sim")
     assert issubclass(sim, World)
     with world_process(who["world"]) as (endpoint, pid, pipe):
-        sim.reset(endpoint, who["coordinator"], SCENE, RadioPlan(), 1, 5.0)
+        sim.reset(endpoint, who["coordinator"], SCENE, RadioPlan(), 1, 60.0)
         ours, theirs = spawn.Pipe()
         node = spawn.Process(target=_hold, args=(context(endpoint, who["bob"]), theirs), daemon=True)
         node.start()
@@ -82,7 +82,7 @@ def test_a_killed_node_does_not_stall_the_others_and_sigterm_ends_the_world(tmp_
         assert node.exitcode == -signal.SIGKILL
         with load_driver("radios", "sim")("alice", context(endpoint, who["alice"])) as alice:
             alice.configure(SETTINGS)
-            assert alice.receive(100, timeout_s=5.0).samples.shape == (1, 100)
+            assert alice.receive(100, timeout_s=60.0).samples.shape == (1, 100)
             # and Bob's node comes back
             with load_driver("radios", "sim")("bob", context(endpoint, who["bob"])) as bob:
                 bob.configure(SETTINGS)
@@ -143,9 +143,9 @@ def test_nobody_attaches_under_anothers_name_or_resets_the_world(tmp_path):
     try:
         assert there.wait(120)
         scene = Scene(alice=PlacedNode(position_m=[0.0, 0.0, 0.0]), bob=PlacedNode(position_m=[5.0, 0.0, 0.0]))
-        SimWorld.reset(endpoints[0], who["coordinator"], scene, RadioPlan(), 1, 5.0)
+        SimWorld.reset(endpoints[0], who["coordinator"], scene, RadioPlan(), 1, 60.0)
         with pytest.raises(DeviceError, match="eve may not"):
-            SimWorld.reset(endpoints[0], who["eve"], scene, RadioPlan(), 2, 5.0)
+            SimWorld.reset(endpoints[0], who["eve"], scene, RadioPlan(), 2, 60.0)
         with pytest.raises(DeviceError, match="eve may not"):
             SimRadio("bob", DriverContext(seed=1, world=endpoints[0], identity=who["eve"], state_dir=tmp_path))
         SimRadio("bob", DriverContext(seed=1, world=endpoints[0], identity=who["bob"], state_dir=tmp_path)).close()

@@ -28,7 +28,7 @@ SCENE = Scene(alice=PlacedNode(position_m=[2.0, 8.0, 1.5]), bob=PlacedNode(posit
 class Client:
     def __init__(self, device: EmulatedPluto) -> None:
         _, host, port = device.uri.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=5)
+        self.socket = socket.create_connection((host, int(port)), timeout=60)
         self.file = self.socket.makefile("rb")
 
     def say(self, line: str, payload: bytes = b"") -> None:
