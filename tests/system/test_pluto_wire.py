@@ -270,7 +270,7 @@ def test_a_run_that_never_started_says_why_in_one_line_and_nothing_else(
     ],
 )  # fmt: skip
 def test_what_a_stock_pluto_cannot_do_is_refused_before_anything_starts(
-    tmp_path: Path, experiment: str, change: str, words: list[str]
+    tmp_path: Path, experiment: str, change: str, words: list[str], here: Any
 ) -> None:
     text = config.find(Lab, "wire").read_text(encoding="utf-8")
     if change:
@@ -278,8 +278,7 @@ def test_what_a_stock_pluto_cannot_do_is_refused_before_anything_starts(
         text = head + node + rest.replace("rx_gain_db = 15.0", change, 1)
     lab = tmp_path / "lab.toml"
     lab.write_text(text)
-    command = [sys.executable, "-m", "testbed", "run", experiment, "--lab", str(lab), "--out", str(tmp_path)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    said = here("run", experiment, "--lab", str(lab), "--out", str(tmp_path))
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
     for word in words:
         assert word in said.stderr

@@ -303,8 +303,8 @@ def test_a_run_that_keeps_nothing_is_a_failed_run(tmp_path: Path) -> None:
         (["dance"], ["dance"]),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[str]) -> None:
-    done = cli(*arguments)
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[str], here: Any) -> None:
+    done = here(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
@@ -313,12 +313,12 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], words: list[st
         assert word.lower() in done.stderr.lower()
 
 
-def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path) -> None:
+def test_a_wrong_key_of_an_emulated_device_is_bad_input(tmp_path: Path, here: Any) -> None:
     text = config.find(Lab, "wire").read_text(encoding="utf-8")
     lab = tmp_path / "typo.toml"
     lab.write_text(text.replace("[world.emulators.bob]", "[world.emulators.bob]\nfaults = { gremlins = 1 }"))
     for arguments in (["run", "mobile_room", "--out", str(tmp_path / "runs")], ["sim"]):
-        done = cli(*arguments, "--lab", str(lab))
+        done = here(*arguments, "--lab", str(lab))
         assert (done.returncode, done.stdout) == (2, "")
         line = done.stderr.splitlines()[0]
         assert done.stderr.count("\n") == 1

@@ -64,9 +64,9 @@ def test_show_and_apply_print_the_boards_pattern(tmp_path: Path) -> None:
     assert applied["apply_ms"] > 0
 
 
-def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
+def test_a_pattern_is_drawn_without_a_board(tmp_path: Path, here: Any) -> None:
     lab = lab_file(tmp_path)
-    text = command("ris", "show", "stripes(4)", "--lab", lab).stdout.splitlines()
+    text = here("ris", "show", "stripes(4)", "--lab", lab).stdout.splitlines()
     assert text[-1] == 8 * "·" + 8 * "█"
     assert not (tmp_path / "state").exists()
 
@@ -88,8 +88,8 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
     ],
 )
-def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = command("ris", *arguments, "--lab", "sim")
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str, here: Any) -> None:
+    done = here("ris", *arguments, "--lab", "sim")
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
