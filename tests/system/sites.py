@@ -56,7 +56,7 @@ class Site:
         text = text.replace("[world]", f"[world]\nport = {world}\nlocal = false")
         text = text.replace('role = "alice"', f'role = "alice"\nport = {discussion}')
         text = re.sub(r'driver = "sim"\n(tx_gain|options)', r'driver = "sim"\nlocal = false\n\1', text)
-        text += f"\n[coordinator]\nport = {coordinator}\nrejoin_timeout_s = 20.0\n"
+        text += f"\n[coordinator]\nport = {coordinator}\nrejoin_timeout_s = 60.0\n"
         self.lab = folder / "lab.toml"
         self.lab.write_text(text)
         self.world_port = world

@@ -65,7 +65,7 @@ def test_interrupting_the_coordinator_finishes_the_round_and_all_nodes(site: Sit
 
 def test_a_coordinator_that_vanishes_is_missed(site: Site) -> None:
     """Nodes do not wait without limit: they end with a reason and a silent transmitter."""
-    site.lab.write_text(site.lab.read_text().replace("rejoin_timeout_s = 20.0", "rejoin_timeout_s = 1.0"))
+    site.lab.write_text(site.lab.read_text().replace("rejoin_timeout_s = 60.0", "rejoin_timeout_s = 1.0"))
     site.start("sim")
     nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
     coordinator = site.start_coordinator("--rounds", "100000")

@@ -156,15 +156,19 @@ def other_key(folder: Path, name: str) -> str:
 
 
 def test_an_unknown_key_is_reported_on_both_sides(site: Site) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 20.0\n")
+    text = site.lab.read_text()
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
-    coordinator = site.start_coordinator("--rounds", "10")
-    when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew
+    known = (keys / "bob.public").read_text()
     (keys / "bob.secret").unlink()
     (keys / "bob.public").unlink()
     identity.make(keys, "bob")
     when(site.start("sim").stdout, lambda line: "endpoint" in line)
+    site.lab.write_text(text + "join_timeout_s = 200.0\n")  # for Bob, who waits for a coordinator that loads slowly
     bob = site.start("node", "bob")
+    assert until_told(bob, "waiting for the coordinator")
+    (keys / "bob.public").write_text(known)
+    site.lab.write_text(text + "join_timeout_s = 8.0\n")
+    coordinator = site.start_coordinator("--rounds", "10")
     _, err = bob.communicate(timeout=240)
     assert bob.returncode == 1
     assert f"copy {keys / 'bob.public'} to its machine" in err
@@ -175,17 +179,18 @@ def test_an_unknown_key_is_reported_on_both_sides(site: Site) -> None:
 
 
 def test_a_stale_key_of_the_coordinator_is_reported_by_the_node(site: Site, tmp_path: Path) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
+    text = site.lab.read_text()
+    site.lab.write_text(text + "join_timeout_s = 200.0\n")  # for the coordinator, while Bob loads slowly
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     when(site.start("sim").stdout, lambda line: "endpoint" in line)
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)
     (keys / "coordinator.public").write_text(other_key(tmp_path / "stale", "coordinator"))
+    site.lab.write_text(text + "join_timeout_s = 8.0\n")
     bob = site.start("node", "bob")
     _, err = bob.communicate(timeout=240)
     assert bob.returncode == 3
     assert f"{keys / 'coordinator.public'} is not its key" in err
-    coordinator.wait(timeout=240)
 
 
 def test_a_terminal_without_the_characters_is_no_failure(tmp_path: Path) -> None:
