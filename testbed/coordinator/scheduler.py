@@ -10,6 +10,7 @@ Receivers listen earlier and later by this bound, so that any interval between r
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -158,28 +159,34 @@ class Scheduler:
         """Return a device time on the reference timeline."""
         return device_time_s - self.clocks[node].base_s
 
-    def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
-        """Return (start, end) of the next round on the reference timeline and book it."""
+    def plan(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> tuple[float, float]:
+        """Return (start, end) of the next round on the reference timeline and book it.
+
+        nodes: those that take part in it, None for all whose clocks are known. No window is wider for the sake of
+        another node, whose clock gets more uncertain from round to round.
+        """
         start_s = self._start_s(now_s, not_before_s)
         self.next_s = start_s + self._interval_s
         for clock in self.clocks.values():
             if clock.listens:
                 clock.base_s = clock.line.offset_at(start_s)
-        self.margin_s = self._margin_at(start_s)
+        self.margin_s = self._margin_at(start_s, nodes)
         return start_s, start_s + len(self._slots) * self._slot_s
 
-    def may_follow(self, now_s: float, not_before_s: float) -> bool:
-        """Return whether the next round may belong to the train of the one before. It may not where its windows would
-        be wide: they become narrower if the round is planned once the one before has corrected the clocks."""
-        return self._margin_at(self._start_s(now_s, not_before_s)) <= _WIDE * self._guard_s
+    def may_follow(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> bool:
+        """Return whether the next round, with these nodes, may belong to the train of the one before. It may not where
+        its windows would be wide: they become narrower if it is planned once the one before has corrected the clocks.
+        """
+        return self._margin_at(self._start_s(now_s, not_before_s), nodes) <= _WIDE * self._guard_s
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
         # `now_s` is of the coordinator's clock, which drifts away from the reference.
         lead_s = self.lead_s + (_CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
-    def _margin_at(self, start_s: float) -> float:
-        listening = [clock for clock in self.clocks.values() if clock.listens]
+    def _margin_at(self, start_s: float, nodes: Collection[str] | None) -> float:
+        with_nodes = self.clocks if nodes is None else nodes
+        listening = [clock for name, clock in self.clocks.items() if clock.listens and name in with_nodes]
         wider_s = max((self._doubt_s(clock, start_s) for clock in listening), default=0.0)
         return min(self._guard_s + wider_s, self._widest_s)
 

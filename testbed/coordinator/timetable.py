@@ -7,7 +7,7 @@ the corrections of the clocks that follow from the receivers' reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
@@ -214,10 +214,11 @@ class Timetable:
         """
         return number - min(_FIRST_LAG + number // 2, self._lag) if self.virtual else math.inf
 
-    def may_follow(self, not_before_s: float) -> bool:
-        """Return whether the next round's windows are narrow enough for it to join the train of the one before."""
+    def may_follow(self, not_before_s: float, nodes: Collection[str]) -> bool:
+        """Return whether the next round's windows, with these nodes, are narrow enough for it to join the train of the
+        one before."""
         assert self.scheduler is not None
-        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
+        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s), nodes)
 
     def ask_board(self) -> None:
         """Take note of the time at which a train's patterns are ordered: the answer contains a clock reading."""
@@ -247,10 +248,10 @@ class Timetable:
         one."""
         return (self._latch_from_s + start_s) / 2
 
-    def plan(self, not_before_s: float) -> tuple[float, float]:
-        """Book the next round; returns (start, end) on the reference timeline."""
+    def plan(self, not_before_s: float, nodes: Collection[str]) -> tuple[float, float]:
+        """Book the next round, in which these nodes take part; returns (start, end) on the reference timeline."""
         assert self.scheduler is not None
-        start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s))
+        start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s), nodes)
         self.last_end_s = end_s
         return start_s, end_s
 

@@ -128,6 +128,25 @@ def test_clocks_that_need_not_hear_make_no_window_wider() -> None:
     assert plan.margin_s == GUARD_S
 
 
+def test_the_clock_of_a_node_that_takes_no_part_makes_no_window_wider() -> None:
+    """Eve was left out after 100 s: Alice and Bob listened for up to 20 ms at both ends of every frame, and a train had
+    one round."""
+    plan = scheduler(0.05)
+    plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
+    plan.synchronise("bob", 0.0, 0.0, 0.0)
+    plan.synchronise("eve", 0.0, 0.0, 200e-6)
+    both = ["alice", "bob"]
+    for _ in range(9000):
+        plan.track("bob", 0.0, plan.plan(0.0, 0.0, both)[0])
+        assert plan.margin_s < 1.1 * GUARD_S
+    assert plan.may_follow(0.0, 0.0, both)
+    assert not plan.may_follow(0.0, 0.0, [*both, "eve"])
+    plan.plan(0.0, 0.0, [*both, "eve"])
+    assert plan.margin_s == pytest.approx(200e-6 + 44e-6 * 450.0, rel=0.01)
+    plan.plan(0.0, 0.0, both)
+    assert plan.margin_s < 1.1 * GUARD_S
+
+
 def test_a_reference_that_comes_back_is_doubted_by_all_who_hear_it() -> None:
     plan = scheduler(2e-3)
     plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
