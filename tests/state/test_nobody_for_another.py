@@ -95,8 +95,8 @@ def test_a_radio_of_eves_that_always_fails_is_left_out_and_rejects_no_round() ->
 @pytest.mark.parametrize("pace", ["virtual", "wall"])
 @pytest.mark.parametrize("answer", [[], [m.Failed(operation="probe", state="probing", detail="no samples")]])
 def test_a_node_that_was_left_out_makes_no_window_wider_and_no_train_shorter(answer: list[Any], pace: str) -> None:
-    """Nobody corrects its clock any more, so that its doubt grew from round to round: after 450 s Alice and Bob listened
-    for 44 ms a frame, for which their processes needed 250 MB each."""
+    """Nobody corrects its clock any more, so that its doubt grew from round to round: after 250 s Alice and Bob
+    listened for 22 ms a frame."""
 
     def silent(node: str, order: Any) -> list[Any] | None:
         return answer if node == "eve" and isinstance(order, m.Probe) else None
