@@ -7,9 +7,8 @@ from datetime import datetime
 import numpy as np
 
 from testbed.core.config import Experiment
+from testbed.records.documents import BLOCK_BEGUN, RUN_RESUMED
 from testbed.records.recorded import RecordedRun
-
-_BEGUN = "block_begun"
 
 
 def pace(run: RecordedRun, experiment: Experiment) -> dict[str, float | None]:
@@ -39,10 +38,10 @@ def pace(run: RecordedRun, experiment: Experiment) -> dict[str, float | None]:
 
 def _spans(run: RecordedRun) -> dict[str, float]:
     ready = next((e for e in run.events if e.kind == "ready"), None)
-    is_disturbed = any(e.kind in ("run_resumed", "clock_stepped") for e in run.events)
+    is_disturbed = any(e.kind in (RUN_RESUMED, "clock_stepped") for e in run.events)
     if ready is None or run.stop is None or is_disturbed:
         return {}
-    distil_s = sum(_distilled_s(run, e.data["block"], e.time) for e in run.events if e.kind == _BEGUN)
+    distil_s = sum(_distilled_s(run, e.data["block"], e.time) for e in run.events if e.kind == BLOCK_BEGUN)
     return {
         "start_s": _between_s(run.start.time, ready.time),
         "probe_s": _between_s(ready.time, run.stop.time) - distil_s,
@@ -52,7 +51,7 @@ def _spans(run: RecordedRun) -> dict[str, float]:
 
 def _distilled_s(run: RecordedRun, block: int, begun: str) -> float:
     """Return the time until the last event of a block."""
-    ends = [e.time for e in run.events if e.kind != _BEGUN and e.data.get("block") == block]
+    ends = [e.time for e in run.events if e.kind != BLOCK_BEGUN and e.data.get("block") == block]
     return max((_between_s(begun, end) for end in ends), default=0.0)
 
 

@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 
 from testbed.coordinator import events as e
-from testbed.coordinator.past import BLOCK_BEGUN, ENDING
 from testbed.core.config import Lab, to_dict
 from testbed.net import messages as m
 from testbed.records import documents
+from testbed.records.documents import BLOCK_BEGUN, RUN_ENDING
 from testbed.records.writer import RunWriter
 
 log = logging.getLogger("testbed.coordinator")
 MOST_NOTES = 2000
 """Largest number of recorded notes about one node."""
-_LASTING = (BLOCK_BEGUN, ENDING)
+_LASTING = (BLOCK_BEGUN, RUN_ENDING)
 """Notes that a run depends on that is resumed."""
 
 

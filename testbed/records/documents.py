@@ -123,6 +123,16 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     fields: dict[str, Field]
 
 
+RUN_BEGUN = "run_begun"
+"""The kind of the event that says how a run was started."""
+RUN_RESUMED = "run_resumed"
+BLOCK_BEGUN = "block_begun"
+"""The kind of the event that says which rounds a block uses, before any node is ordered to distil it."""
+RUN_ENDING = "run_ending"
+"""The kind of the event that says how a run ends. It is on the disk before any node is told the end: a run whose record
+contains it gets no further round and no further block."""
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """Something that happened: a node joined or was lost, an error, a health check."""
 
