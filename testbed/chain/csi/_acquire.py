@@ -23,7 +23,7 @@ _DETECT_BYTES = 1 << 17
 """Bytes of samples, in double precision, that are searched for frames together; they fit a core's inner cache."""
 
 
-_MOST_KEPT_BYTES = 1 << 22
+_MOST_KEPT_BYTES = 1 << 21
 """Largest array that is kept for reuse: above those of a usual window. One window of 4 million samples, as is needed
 where a clock is very uncertain, would otherwise leave 250 MB in use until the process ends."""
 
