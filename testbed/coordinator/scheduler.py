@@ -40,8 +40,15 @@ WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
 
-Part = Literal["reference", "listener", "other"]
-"""Alice, whose clock is the reference; nodes that must receive her frames in time; others (a surface)."""
+_MOST_FOR_ONE_S = 1e-3
+"""Longest extension of windows because an optional listener has received nothing since its clock was read …"""
+_FOR_ONE_ROUNDS = 2
+"""… and for how many rounds, at any interval, its crystal may run apart before the extension is limited."""
+
+
+Part = Literal["reference", "listener", "optional", "other"]
+"""Alice, whose clock is the reference; a node that must receive her frames in time; one that should, without which the
+run goes on (Eve); others (a surface)."""
 
 
 @dataclass(slots=True)
@@ -102,7 +109,9 @@ class NodeClock:
     """Largest error of `base_s` until the first frame is received, without the drift."""
     line: _Line = field(repr=False)
     listens: bool
-    """Whether its node must receive the reference's frames; the errors of other clocks widen no window."""
+    """Whether its node receives the reference's frames; the errors of other clocks widen no window."""
+    is_optional: bool = False
+    """Whether the run goes on without it: however long it has received nothing, windows get only a little wider."""
     missed: int = 0
     """Frames in a row that were not received."""
 
@@ -151,9 +160,10 @@ class Scheduler:
             self._reference_doubt_s = uncertainty_s
             for clock in self.clocks.values():
                 clock.uncertainty_s += uncertainty_s if clock.listens else 0.0
-        elif part == "listener":
+        listens = part in ("listener", "optional")
+        if listens:
             uncertainty_s += self._reference_doubt_s
-        self.clocks[node] = NodeClock(base_s, uncertainty_s, line, part == "listener")
+        self.clocks[node] = NodeClock(base_s, uncertainty_s, line, listens, part == "optional")
 
     def reference_s(self, node: str, device_time_s: float) -> float:
         """Return a device time on the reference timeline."""
@@ -192,7 +202,10 @@ class Scheduler:
 
     def _doubt_s(self, clock: NodeClock, start_s: float) -> float:
         """Return by how much a clock's error may exceed the guard in a round at `start_s`."""
-        return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+        drift_s = max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+        if clock.is_optional:
+            drift_s = min(drift_s, max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * _CRYSTALS * self._interval_s))
+        return clock.uncertainty_s + drift_s
 
     @property
     def shortest_s(self) -> float:

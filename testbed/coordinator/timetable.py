@@ -7,7 +7,7 @@ the corrections of the clocks that follow from the receivers' reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
@@ -49,6 +49,8 @@ FIRST_LEAD_S = 0.12
 LONGEST_LEAD_S = 0.25
 """Upper limit of that time: a late train doubles it, and every train that is not late shortens it a little."""
 _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
+_PARTS: Mapping[str, Part] = {"alice": "reference", "bob": "listener", "eve": "optional", "ris": "other"}
+"""Role → whose clock it is, for the scheduler."""
 SUITED_TRAIN = 64
 """Number of rounds of a train in virtual time where the experiment states none; all of them share the train's cost."""
 SUITED_TRAIN_S = 0.128
@@ -146,7 +148,7 @@ class Timetable:
         """Take a reading of a node's clock; False where no reading was requested."""
         if self.scheduler is None:
             return False
-        part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
+        part = _PARTS[node.role]
         if self.virtual:
             # Virtual time does not pass while no node probes. Before the first round it is exactly 0; a node that
             # joins later finds it near the end of the last round.
