@@ -23,8 +23,8 @@ _DETECT_BYTES = 1 << 17
 """Bytes of samples, in double precision, that are searched for frames together; they fit a core's inner cache."""
 
 
-_MOST_KEPT_BYTES = 1 << 21
-"""Largest array that is kept for reuse: above those of a usual window. One window of 4 million samples, as is needed
+_MOST_KEPT_BYTES = 5 << 18
+"""Largest array that is kept for reuse, a little above those of usual windows. One window of 4 million samples, needed
 where a clock is very uncertain, would otherwise leave 250 MB in use until the process ends."""
 
 
