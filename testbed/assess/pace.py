@@ -10,10 +10,8 @@ import numpy as np
 from msgspec import Struct
 
 from testbed.core.config import Experiment
-from testbed.records.documents import ROUND_TIMES, RoundTimes
+from testbed.records.documents import BLOCK_BEGUN, ROUND_TIMES, RUN_RESUMED, RoundTimes
 from testbed.records.recorded import RecordedRun
-
-_BEGUN = "block_begun"
 
 
 class Part(Struct, frozen=True, kw_only=True):
@@ -103,10 +101,10 @@ def divided(sums: RoundTimes) -> RoundTime:
 
 def _spans(run: RecordedRun) -> dict[str, float]:
     ready = next((e for e in run.events if e.kind == "ready"), None)
-    is_disturbed = any(e.kind in ("run_resumed", "clock_stepped") for e in run.events)
+    is_disturbed = any(e.kind in (RUN_RESUMED, "clock_stepped") for e in run.events)
     if ready is None or run.stop is None or is_disturbed:
         return {}
-    distil_s = sum(_distilled_s(run, e.data["block"], e.time) for e in run.events if e.kind == _BEGUN)
+    distil_s = sum(_distilled_s(run, e.data["block"], e.time) for e in run.events if e.kind == BLOCK_BEGUN)
     return {
         "start_s": _between_s(run.start.time, ready.time),
         "probe_s": _between_s(ready.time, run.stop.time) - distil_s,
@@ -116,7 +114,7 @@ def _spans(run: RecordedRun) -> dict[str, float]:
 
 def _distilled_s(run: RecordedRun, block: int, begun: str) -> float:
     """Return the time until the last event of a block."""
-    ends = [e.time for e in run.events if e.kind != _BEGUN and e.data.get("block") == block]
+    ends = [e.time for e in run.events if e.kind != BLOCK_BEGUN and e.data.get("block") == block]
     return max((_between_s(begun, end) for end in ends), default=0.0)
 
 

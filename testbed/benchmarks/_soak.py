@@ -13,6 +13,7 @@ import msgspec
 from testbed.benchmarks._endurance import Endured, Site, descriptors, experiment_of, journal_bytes, memory_mb
 from testbed.core.config import Faults
 from testbed.records import files
+from testbed.records.documents import BLOCK_BEGUN
 from testbed.records.journal import JournalTail
 
 ROUNDS = 20_000
@@ -114,7 +115,7 @@ class _Watch:
             self.rounds = max([self.rounds, *(row[0] + 1 for row in grown.rounds)])
             self.journal = journal_bytes(self.folder) or self.journal
             for kind, body in grown.documents:
-                begun = kind == "event" and msgspec.json.decode(body)["kind"] == "block_begun"
+                begun = kind == "event" and msgspec.json.decode(body)["kind"] == BLOCK_BEGUN
                 self._in_block = begun or (self._in_block and kind != "block")
         for pid, role in self._site.processes().items():
             mb, n = memory_mb(pid), descriptors(pid)

@@ -18,7 +18,7 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, Origin, past_of
+from testbed.coordinator.past import Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
 from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.state import CoordinatorState
@@ -34,6 +34,7 @@ from testbed.net import messages as m
 from testbed.net import transport
 from testbed.net.switchboard import Switchboard
 from testbed.records import documents, files, reader, sound
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, RUN_ENDING
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
@@ -238,13 +239,13 @@ class Coordinator:
             for effect in self._past.effects:
                 _DO[type(effect)](self, effect)
         elif self._origin is not None:
-            writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
+            writer.event(RUN_BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
 
     @staticmethod
     def _has_recorded_failure(writer: RunWriter, exc: Exception) -> bool:
         """Record that the run ends because of an error; False where not even that can be recorded."""
         try:
-            writer.event(ENDING, {"status": "failed", "detail": f"{type(exc).__name__}: {exc}"}, lasting=True)
+            writer.event(RUN_ENDING, {"status": "failed", "detail": f"{type(exc).__name__}: {exc}"}, lasting=True)
         except (TestbedError, OSError):
             return False
         return True

@@ -48,7 +48,7 @@ from testbed.coordinator.events import (
     StopAsked,
     Tick,
 )
-from testbed.coordinator.past import ENDING, Past
+from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round, Rounds, csi_by_link
 from testbed.coordinator.surface_keeper import MAX_FAILURES, SurfaceKeeper
@@ -62,6 +62,7 @@ from testbed.core.schedule import Slot
 from testbed.core.stages import SurfacePolicy
 from testbed.core.words import counted
 from testbed.net import messages as m
+from testbed.records.documents import RUN_ENDING
 
 OWN_PAUSE_S = 1.0
 """A longer time between two looks at the clock means that the coordinator was asleep, not that the nodes were."""
@@ -900,7 +901,7 @@ class CoordinatorState(Deadlines):
             self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
-        out.append(Note(ENDING, {"status": self._outcome.status, "detail": self._outcome.detail}))
+        out.append(Note(RUN_ENDING, {"status": self._outcome.status, "detail": self._outcome.detail}))
         return out + [x for node in present for x in self._send_home(node)]
 
     def _send_home(self, node: Node) -> list[Effect]:

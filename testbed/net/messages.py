@@ -18,7 +18,19 @@ from msgspec import Meta, Struct
 
 from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import ProtocolError
-from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Span, Tally, Text
+from testbed.core.gate import (
+    Delay,
+    Duration,
+    Finite,
+    Gate,
+    Identifier,
+    IdentifierOrNone,
+    Instant,
+    Number,
+    Span,
+    Tally,
+    Text,
+)
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN

@@ -126,6 +126,18 @@ class Descriptor(Struct, frozen=True, kw_only=True):
     fields: dict[str, Field]
 
 
+RUN_BEGUN = "run_begun"
+"""The kind of the event that says how a run was started."""
+RUN_RESUMED = "run_resumed"
+BLOCK_BEGUN = "block_begun"
+"""The kind of the event that says which rounds a block uses, before any node is ordered to distil it."""
+ROUND_TIMES = "round_times"
+"""The kind of the event that has `RoundTimes`, at the end of a run."""
+RUN_ENDING = "run_ending"
+"""The kind of the event that says how a run ends. It is on the disk before any node is told the end: a run whose record
+contains it gets no further round and no further block."""
+
+
 class Event(Struct, frozen=True, kw_only=True):
     """Something that happened: a node joined or was lost, an error, a health check."""
 
@@ -153,10 +165,6 @@ class RoundTimes(Struct, kw_only=True):
     """During which the nodes estimated channels."""
     journal_s: Seconds = 0.0
     """During which rounds were recorded."""
-
-
-ROUND_TIMES = "round_times"
-"""Kind of the event that has them."""
 
 
 class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

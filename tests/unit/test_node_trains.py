@@ -307,7 +307,9 @@ def test_how_long_a_train_took_is_in_its_last_report(monkeypatch: pytest.MonkeyP
     with room() as world:
         nodes = [Node(world, role) for role in ("alice", "bob")]
         orders = [node.order(0.01, range(8), 2e-3) for node in nodes]
-        found = at_once(*(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True)))
+        found = at_once(
+            *(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True))
+        )
         assert 0.0 < found[1].took_s < 60.0
         ticking(nodes[1].work, 10.0, 10.25)
         reports = nodes[1].work.estimate(replace(found[1], took_s=0.75)).reports
@@ -320,7 +322,9 @@ def test_how_long_a_capture_took_is_measured_by_the_node_s_clock() -> None:
         orders = [node.order(0.01, range(2), 2e-3) for node in nodes]
         ticking(nodes[0].work, 5.0, 7.5)
         ticking(nodes[1].work, 9.0, 8.0)
-        found = at_once(*(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True)))
+        found = at_once(
+            *(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True))
+        )
     assert [x.took_s for x in found] == [2.5, 0.0]  # a clock that went back says nothing
 
 
