@@ -24,7 +24,7 @@ class Part(Struct, frozen=True, kw_only=True):
 
 
 class RoundTime(Struct, frozen=True, kw_only=True):
-    """Where the time of a round goes: means over all rounds of trains that all nodes reported, in s on monotonic clocks.
+    """Where the time of a round goes: means over the rounds of all trains that every node reported, in s.
 
     The `time_s` of the parts add up to `mean_s`, and no instant counts twice: it counts as the air's while a train is
     captured, else as that of an estimate, else of an order, else of the record, else of the messages.

@@ -120,8 +120,8 @@ def test_500_rounds_per_second_are_all_kept_where_nobody_lacks_a_processor(
 def test_exactly_the_rounds_that_lacked_a_processor_are_late(
     role: str, slot: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node gets the processor back when some rounds of two trains ought to be on the air already; the others are kept,
-    at the interval that was asked for."""
+    """A node gets the processor back when some rounds of two trains ought to be on the air already; the others are
+    kept, at the interval that was asked for."""
     run = Run(tmp_path, monkeypatch)
     stalls, late = [], []
 

@@ -53,7 +53,10 @@ class Node:
         return m.Probe(rounds=plans, paced=paced)
 
     def probe(self, order: m.Probe) -> dict[int, m.RoundResult]:
-        return self.results(self.work.capture(self.work.expect(order)))
+        return self.results(self.captures(order))
+
+    def captures(self, order: m.Probe) -> Capture:
+        return self.work.capture(self.work.expect(order))
 
     def results(self, found: Capture) -> dict[int, m.RoundResult]:
         return {r.round: r for report in self.work.estimate(found).reports for r in report.rounds}
