@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from trains_seen import Trains
 
 from sim_backend import local
 from sim_backend.server import Server
 from testbed import config
-from testbed.coordinator.round import Rounds
 from testbed.core.errors import Reject
 from testbed.lab import one_process
 from testbed.nodes.operations import RadioWork
@@ -45,20 +45,11 @@ class Run:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._monkeypatch = folder, monkeypatch
         self.clock: Any = None
-        self.trains: dict[int, int] = {}
-        """Round → the first round of its train."""
+        self.trains = Trains(monkeypatch)
         wall = lambda answer, pace, timeout_s: Server(answer, "wall", timeout_s)  # noqa: E731
         monkeypatch.setattr(local, "Server", wall)
         monkeypatch.setattr(one_process, "why_not", lambda experiment, lab: None)
         monkeypatch.setattr(one_process, "Turns", self._turns)
-        order = Rounds.order
-
-        def noted(rounds: Rounds, *args: Any, **more: Any) -> Any:
-            r = order(rounds, *args, **more)
-            self.trains[r.number] = r.train
-            return r
-
-        monkeypatch.setattr(Rounds, "order", noted)
 
     def _turns(self) -> Waiting:
         turns = Waiting()
@@ -92,11 +83,6 @@ class Run:
         begun = lambda coordinator, crew: coordinators.append(coordinator)  # noqa: E731
         return one_process.run(plan, lab, "sim", self._folder / "run", progress, begun)
 
-    def gaps_s(self, record: Any) -> Any:
-        """Return the times from round to round within trains."""
-        inside = [self.trains[a] == self.trains[b] for a, b in zip(record.rounds, record.rounds[1:], strict=False)]
-        return np.diff(record.t0_s)[inside]
-
 
 def is_kept(outcome: Any) -> bool:
     return bool(next(h["ok"] for h in outcome.summary["health"] if h["check"] == "interval_kept"))
@@ -111,7 +97,7 @@ def test_500_rounds_per_second_are_all_kept_where_nobody_lacks_a_processor(
     record = reader.load(outcome.folder).rounds
     assert record.rounds.tolist() == list(range(ROUNDS))
     assert record.kept.mean() >= 0.99, Counter(record.reason.tolist())
-    gaps_s = run.gaps_s(record)
+    gaps_s = run.trains.gaps_s(record)
     assert gaps_s.size > 0.9 * ROUNDS
     assert np.allclose(gaps_s, INTERVAL_S, rtol=0, atol=1e-9)
 
@@ -142,4 +128,4 @@ def test_exactly_the_rounds_that_lacked_a_processor_are_late(
     assert record.rounds[~record.kept].tolist() == late
     assert len(stalls) == 2
     assert 5 < len(late) < 100
-    assert np.allclose(run.gaps_s(record), INTERVAL_S, rtol=0, atol=1e-9)
+    assert np.allclose(run.trains.gaps_s(record), INTERVAL_S, rtol=0, atol=1e-9)
