@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,5 +30,5 @@ class Trains:
     def gaps_s(self, record: RoundTable) -> np.ndarray[Any, Any]:
         """Return the times from round to round within trains, on the timeline of the rounds."""
         numbers = record.rounds.tolist()
-        inside = [self.of[a] == self.of[b] for a, b in zip(numbers, numbers[1:], strict=False)]
+        inside = [self.of[a] == self.of[b] for a, b in pairwise(numbers)]
         return np.diff(record.t0_s)[inside]
