@@ -157,7 +157,7 @@ class NodeDaemon:
             else None
         )
         self._work: RadioWork | BoardWork = (
-            RadioWork(self._device, self.place, state_dir, self._link.send)
+            RadioWork(self._device, self.place, state_dir, self._link.send, self._own_time_s)
             if isinstance(self._device, Radio)
             else BoardWork(self._device, name, life_of(self.incarnation))
         )
@@ -185,6 +185,10 @@ class NodeDaemon:
         """Number of messages that were dropped because too many waited, to be reported with the heartbeats."""
         ends = (self._link, self._host, self._guest, self.state.key_maker)
         return self._dropped_before + sum(end.dropped for end in ends if end is not None)
+
+    def _own_time_s(self) -> float:
+        """Return a monotonic clock's reading in s, by which this node's own work is measured."""
+        return time.monotonic()
 
     def _device_thread(self) -> DeviceThread | DeviceTurns:
         thread = DeviceThread()
