@@ -105,8 +105,7 @@ def forked(
     children: list[_Child] = []
     deadline_s = time.monotonic() + limit_s
     try:
-        for work in works:
-            children.append(_fork(work, silent))
+        children.extend(_fork(work, silent) for work in works)
         with selectors.DefaultSelector() as selector:
             for child in children:
                 selector.register(child.told, selectors.EVENT_READ, child)

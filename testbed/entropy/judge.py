@@ -60,7 +60,7 @@ import numpy as np
 import scipy
 
 from testbed.core.errors import InputError
-from testbed.core.forks import Children, ChildLost
+from testbed.core.forks import ChildLost, Children
 from testbed.core.seeds import derive, permutation
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import FOLDS, Attack, Broken, load_attacks, make_attacks

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from testbed.core import forks
-from testbed.core.forks import Children, ChildLost, forked
+from testbed.core.forks import ChildLost, Children, forked
 
 TWO = Children(2, limit_s=60.0)
 pytestmark = pytest.mark.skipif(not forks.are_safe(), reason="children end with their parent on Linux only")
