@@ -3,7 +3,7 @@ and for what several cores can share.
 
 A forked child has all data of this process without copying them, imports nothing, and returns all of its memory to the
 system when it ends. Of its results, only bytes come back, through a pipe. Nothing that other threads use (sockets,
-devices) may be used in a child, because it has none of these threads.
+devices) may be used in a child, because it has none of these threads. Numerical libraries use one thread in it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from testbed.core.errors import TestbedError
+from testbed.core.threads import one_thread
 
 T = TypeVar("T")
 _BEGUN, _DONE, _RAISED = b"b", b"d", b"r"
@@ -211,7 +212,8 @@ def _work(
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _write(tell, _BEGUN)
         try:
-            kind, words = _DONE, work()
+            with one_thread():  # the children share the cores, and threads that wait in a loop take them from others
+                kind, words = _DONE, work()
         except ChildLost as exc:  # a child of the child
             kind, words = _RAISED, str(exc).encode()
         except BaseException as exc:  # of any kind: it ends the work, and the parent is told
