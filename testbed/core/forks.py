@@ -34,6 +34,8 @@ _LOOK_S = 0.2
 """How often is looked whether the work is still wanted."""
 _MOST_CORES = 4
 _PR_SET_PDEATHSIG = 1
+_KEPT_BYTES = {-1: 1 << 30, -3: 32 << 20}
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of the C library: how much that was freed it keeps for its next use."""
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals whose handlers belong to this process and must not run in a child."""
 
@@ -224,7 +226,8 @@ def _work(
 
 
 def _end_with(parent: int, library: Any) -> None:
-    """Have the system end this child when its parent ends, and before all others where memory is short."""
+    """Have the system end this child when its parent ends, and before all others where memory is short; and have the C
+    library return no memory until then."""
     if library is None:
         return
     library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -232,6 +235,9 @@ def _end_with(parent: int, library: Any) -> None:
         os._exit(0)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+    with contextlib.suppress(AttributeError):  # another C library
+        for parameter, n_bytes in _KEPT_BYTES.items():
+            library.mallopt(parameter, n_bytes)
 
 
 def _write(to: int, words: bytes) -> None:
