@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import zmq
@@ -54,9 +55,13 @@ class Link:
         self._name, self._endpoint, self._identity = name, endpoint, identity
         self._context = self._new_context()
         self._now_s: Callable[[], float] = time.monotonic
-        self._local = threading.local()
+        self._local: Any = threading.local()
         self._ids = itertools.count(1)
         self.session = ""
+
+    def share(self) -> None:
+        """Use one socket in all threads, which then have to take turns."""
+        self._local = SimpleNamespace()
 
     def ask(
         self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S,

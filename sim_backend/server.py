@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sim_backend import messages as m
 from sim_backend import uma
 from sim_backend.arrays import Array
+from sim_backend.beside import Hall, offered
 from sim_backend.channel import Channel, responses
 from sim_backend.link import link_to
 from sim_backend.ticks import to_seconds, to_ticks
@@ -169,16 +170,25 @@ def serve(
                 socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
-        server = Server(send, pace, peer_timeout_s)
-        ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
-        while not stop.is_set():
-            socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
-            # everything that has arrived is read before anything is computed, since one pass often completes several
-            # receptions
-            for frames in _arrived(socket):
-                sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
-                server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
-            server.settle(time.monotonic())
+        hall = Hall(send)
+        hall.server = server = Server(hall.answer, pace, peer_timeout_s)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(hall.bell, zmq.POLLIN)
+        endpoint, due_in_s = socket.getsockopt_string(zmq.LAST_ENDPOINT), _LOOK_UP_S
+        with offered(endpoint, hall):
+            ready(endpoint)
+            while not stop.is_set():
+                poller.poll(math.ceil(1e3 * min(_LOOK_UP_S, due_in_s)))
+                hall.send_left()
+                # everything that has arrived is read before anything is computed, since one pass often completes
+                # several receptions
+                with hall.turn:
+                    for frames in _arrived(socket):
+                        sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
+                        server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
+                    server.settle(time.monotonic())
+                    due_in_s = server.due_in_s(time.monotonic())
     finally:
         if authenticator is not None:
             authenticator.stop()
@@ -376,6 +386,11 @@ class Server:
             )
             self._fail(w, window, "timeout", detail)
         return ready
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a reception waits for `settle`."""
+        return bool(self._waiting)
 
     def due_in_s(self, now: float) -> float:
         """Return the time after which `settle` must be called if no message arrives."""
