@@ -13,19 +13,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from sim_backend.link import Link, link_for
+from sim_backend.messages import Reply
 from testbed.core.world import DriverContext
 
 Send = Callable[[bytes, list[Any]], None]
 
 
 class Serves(Protocol):
-    """The part of `server.Server` that a call needs."""
+    """The part of `server.Server` that a device of this process needs."""
 
-    def handle(self, route: bytes, frames: list[bytes], now: float, sender: str | None = None) -> None: ...
+    lines: dict[bytes, Callable[[Reply, Any], None]]
+
+    def call(self, route: bytes, request: Any, payload: bytes, now: float) -> None: ...
     def settle(self, now: float) -> None: ...
     def due_in_s(self, now: float) -> float: ...
     @property
@@ -41,7 +43,6 @@ class Hall:
         self.turn = threading.Condition()
         """Held by whoever uses the server."""
         self._send, self._loop = send, threading.get_ident()
-        self._lines: dict[bytes, _Line] = {}
         self._left: deque[tuple[bytes, list[Any]]] = deque()
         """Answers that are left to the loop."""
         self.bell, self._rope = socket.socketpair()
@@ -49,19 +50,16 @@ class Hall:
         self.bell.setblocking(False)
         self._rope.setblocking(False)
 
-    def answer(self, route: bytes, frames: list[Any]) -> None:
-        """Pass on what the server answers, to whomever it belongs."""
-        if (line := self._lines.get(route)) is not None:
-            line.answers.append(frames)
-            self.turn.notify_all()
-        elif threading.get_ident() == self._loop:
+    def send(self, route: bytes, frames: list[Any]) -> None:
+        """Send an answer to a client of the socket, or leave that to the loop."""
+        if threading.get_ident() == self._loop:
             self._send(route, frames)
-        else:
-            self._left.append((route, frames))
-            try:
-                self._rope.send(b"\0")
-            except OSError:  # it rings already, or the loop has ended
-                pass
+            return
+        self._left.append((route, frames))
+        try:
+            self._rope.send(b"\0")
+        except OSError:  # it rings already, or the loop has ended
+            pass
 
     def send_left(self) -> None:
         """Send the answers that were left to the loop."""
@@ -73,63 +71,68 @@ class Hall:
         while self._left:
             self._send(*self._left.popleft())
 
-    def join(self, line: _Line) -> bytes:
-        """Return the route of a new line, which no client of the socket can have."""
-        route = secrets.token_bytes(16)
-        self._lines[route] = line
-        return route
-
-    def leave(self, route: bytes) -> None:
-        with self.turn:
-            self._lines.pop(route, None)
-
     def close(self) -> None:
         self.bell.close()
         self._rope.close()
 
 
 class _Line:
-    """One device's line to the server: the part of a socket's and of its context's interface that `Link` uses."""
+    """One device's line to the server: the part of a socket's and of its context's interface that `Link` uses.
+
+    What goes through it are requests and answers themselves, not encoded ones.
+    """
 
     def __init__(self, hall: Hall) -> None:
         self._hall, self.closed = hall, False
-        self.answers: deque[list[Any]] = deque()
-        self._route = hall.join(self)
+        self._answers: deque[list[Any]] = deque()
+        self._route = secrets.token_bytes(16)  # no client of the socket has the same
+        with hall.turn:
+            hall.server.lines[self._route] = self._take
 
-    def send(self, frame: bytes) -> None:
-        self.send_multipart([frame])
+    def _take(self, reply: Reply, payload: Any) -> None:
+        self._answers.append([reply] if payload is None else [reply, payload])
+        self._hall.turn.notify_all()
 
-    def send_multipart(self, frames: list[Any]) -> None:
-        with self._hall.turn:
+    def send(self, request: Any) -> None:
+        self.send_multipart([request])
+
+    def send_multipart(self, parts: list[Any]) -> None:
+        hall = self._hall
+        with hall.turn:
             now = time.monotonic()
-            self._hall.server.handle(self._route, [bytes(frame) for frame in frames], now, "world")
-            if self._hall.server.has_waiting:
-                self._hall.server.settle(now)
+            hall.server.call(self._route, parts[0], bytes(parts[1]) if len(parts) > 1 else b"", now)
+            if hall.server.has_waiting:
+                hall.server.settle(now)
 
     def poll(self, within_ms: float) -> bool:
         """Return whether there is an answer, for which it waits no longer than until the server has something to do."""
-        with self._hall.turn:
-            if not self.answers:
-                self._hall.turn.wait(min(1e-3 * within_ms, self._hall.server.due_in_s(time.monotonic())))
-            if not self.answers:
-                self._hall.server.settle(time.monotonic())
-            return bool(self.answers)
+        hall = self._hall
+        with hall.turn:
+            if not self._answers:
+                hall.turn.wait(min(1e-3 * within_ms, hall.server.due_in_s(time.monotonic())))
+            if not self._answers:
+                hall.server.settle(time.monotonic())
+            return bool(self._answers)
 
     def recv_multipart(self) -> list[Any]:
-        return self.answers.popleft()
+        return self._answers.popleft()
 
     def destroy(self, linger: int) -> None:
         self.closed = True
-        self._hall.leave(self._route)
+        with self._hall.turn:
+            self._hall.server.lines.pop(self._route, None)
 
 
 class _Beside(Link):
     """A link without a socket. The threads that use it take turns."""
 
+    _pack = staticmethod(lambda request: request)
+    _unpack = staticmethod(lambda reply: reply)
+
     def __init__(self, name: str, endpoint: str, hall: Hall) -> None:
         self._hall = hall
         super().__init__(name, endpoint, None)
-        self._local = SimpleNamespace()
+        self.share()
 
     def _new_context(self) -> Any:
         return _Line(self._hall)
