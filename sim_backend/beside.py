@@ -1,7 +1,8 @@
 """Devices that are emulated in the World's own process: their requests are calls, not messages.
 
-A request is served in the thread that makes it. These threads and the loop that serves everybody else by a socket take
-turns; an answer that a device's thread finds for one of the socket's clients is left to the loop, which owns the socket.
+A request is served in the thread that makes it. These threads and the loop that serves everybody else by a socket
+take turns; an answer that a device's thread finds for one of the socket's clients is left to the loop, which owns the
+socket.
 """
 
 from __future__ import annotations

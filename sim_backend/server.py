@@ -335,9 +335,7 @@ class Server:
             log.error("%s: %s", self._sessions[session].name, exc)
             self._air.stations.pop(self._sessions[session].name, None)
 
-    def _serve_checked(
-        self, route: bytes, request: m.Request, payload: bytes, now: float, sender: str | None
-    ) -> None:
+    def _serve_checked(self, route: bytes, request: m.Request, payload: bytes, now: float, sender: str | None) -> None:
         """Serve a request if its sender may make it."""
         wanted = request.name if isinstance(request, m.Attach) else _OWNERS.get(type(request))
         if wanted is not None and sender not in (None, "world", wanted):

@@ -81,7 +81,7 @@ class Capture(Protocol):
     """The interface that fills blocks, one after the other: the radio."""
 
     def capture(self, block: Block) -> None:
-        """Fill a block, from now or once the ones before it are full. Returns at once, unless it is filled `at_once`."""
+        """Fill a block, from now or once the ones before it are full; returns at once unless it is filled `at_once`."""
 
     def asked(self) -> None:
         """A client asks for a block."""
