@@ -589,7 +589,12 @@ class NodeDaemon:
                 (self._captured_life, body), lambda: self._attempt(operation, lambda: work.capture(found))
             )
             return None
-        return self._thread.do(lambda: self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body)))
+
+        def operate() -> Any:
+            return self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body))
+
+        # Where rounds are ordered in steps, no train is; and a change of thread takes a good part of a step's time.
+        return operate() if isinstance(body, m.Step) else self._thread.do(operate)
 
     def _attempt(self, operation: str, work: Callable[[], Any]) -> Any:
         """Return the result of an operation of the device, or its fault."""
