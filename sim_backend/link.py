@@ -166,13 +166,8 @@ class Link:
     def leave(self, state: str) -> None:
         """Detach without waiting for an answer, because the World itself may be gone."""
         if self.session:
-<<<<<<< HEAD
-            self._socket("detach", state).send(encode(Detach(id=0, session=self.session)))
-        self._end(linger_ms=100)
-=======
             self._socket("detach", state).send(self._pack(Detach(id=0, session=self.session)))
-        self._context.destroy(linger=100)
->>>>>>> plutos
+        self._end(linger_ms=100)
 
     def _socket(self, operation: str, state: str) -> Any:
         if self._context.closed:
