@@ -22,6 +22,7 @@ from testbed.core.errors import InputError, Reject
 from testbed.core.outcomes import TrainReport
 from testbed.core.stages import Verdict
 from testbed.core.types import F64, CsiSeries
+from testbed.records.documents import RUN_RESUMED
 from testbed.records.recorded import RecordedRun
 
 
@@ -254,7 +255,7 @@ def _wall_s(run: RecordedRun) -> float | None:
     ready = next((e for e in run.events if e.kind == "ready"), None)
     if run.stop is None or ready is None:
         return None
-    down_s = sum(float(e.data["down_s"]) for e in run.events if e.kind == "run_resumed")
+    down_s = sum(float(e.data["down_s"]) for e in run.events if e.kind == RUN_RESUMED)
     # no time passed where the time of day was set
     set_s = sum(float(e.data["by_s"]) for e in run.events if e.kind == "clock_stepped" and e.seq > ready.seq)
     told_s = (datetime.fromisoformat(run.stop.time) - datetime.fromisoformat(ready.time)).total_seconds()

@@ -23,6 +23,7 @@ from testbed import config
 from testbed.core.config import Experiment, Faults
 from testbed.core.errors import InputError
 from testbed.records import files, reader
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, RUN_ENDING
 from testbed.records.recorded import RecordedRun
 
 GONE_WITHIN_S = 20.0
@@ -139,7 +140,7 @@ class Site:
             self.find("all rounds are there", f"{folder.name}: {len(missing)} of {rounds} missing: {missing[:5]} …")
         if before is not None:
             self._check_acknowledged(folder, before, run)
-        begun = [e.data["block"] for e in run.events if e.kind == "block_begun"]
+        begun = [e.data["block"] for e in run.events if e.kind == BLOCK_BEGUN]
         if len(begun) != len(set(begun)):
             self.find("block numbers never repeat", f"{folder.name}: {begun}")
         used = [r for block in run.blocks for r in block.rounds]
@@ -166,7 +167,7 @@ class Site:
         """
         if run is None:
             return 0
-        name = next((str(e.data["run"]) for e in run.events if e.kind == "run_begun"), "")
+        name = next((str(e.data["run"]) for e in run.events if e.kind == RUN_BEGUN), "")
         alice, bob = (self._keys(role, name) for role in ("alice", "bob"))
         for block in sorted(alice.keys() & bob.keys()):
             if alice[block] != bob[block]:
@@ -198,7 +199,7 @@ class Site:
 
 def ends_failed(run: RecordedRun) -> bool:
     """Return whether a run had failed, by its record, when its coordinator was killed."""
-    return [e.data.get("status") for e in run.events if e.kind == "run_ending"][-1:] == ["failed"]
+    return [e.data.get("status") for e in run.events if e.kind == RUN_ENDING][-1:] == ["failed"]
 
 
 def _role(words: list[str]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from testbed.benchmarks._endurance import Endured, Site, ends_failed, experiment_of
 from testbed.core.errors import InputError
 from testbed.records import reader
-from testbed.records.documents import Event
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, Event
 from testbed.records.journal import JournalReader
 from testbed.records.recorded import RecordedRun
 
@@ -153,7 +153,7 @@ def _is_within_a_block(folder: Path) -> bool:
     """Return whether a block is being distilled now, by the journal."""
     try:
         with JournalReader(folder) as journal:
-            begun = [e for e in journal.documents("event", Event) if e.kind == "block_begun"]
+            begun = [e for e in journal.documents("event", Event) if e.kind == BLOCK_BEGUN]
             closed = journal.documents("block", dict)
     except InputError:
         return False
@@ -168,4 +168,4 @@ def _acknowledged(folder: Path | None) -> RecordedRun | None:
         run = reader.load(folder)
     except InputError:
         return None
-    return run if any(e.kind == "run_begun" for e in run.events) and run.stop is None else None
+    return run if any(e.kind == RUN_BEGUN for e in run.events) and run.stop is None else None

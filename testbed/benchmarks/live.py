@@ -55,6 +55,8 @@ LIMIT_S = 45.0
 """Longest time of the pairs for each kind of page; on a slow machine there are fewer pairs."""
 LEAST_PAIRS = 3
 _START_S = 120.0
+_STOPS = 10_000
+"""How often it is looked, once a millisecond, whether a process has stopped."""
 _READ = "import sys, urllib.request\nfor line in urllib.request.urlopen(sys.argv[1]): pass"
 
 
@@ -209,10 +211,23 @@ def halt(pids: Iterable[int], tries: int = 200) -> None:
     """
     for _ in range(tries):
         _signal(pids, signal.SIGSTOP)
+        # A stop signal takes effect after os.kill has returned: until then the process may still open the journal.
+        for _ in range(_STOPS):
+            if not any(map(_goes_on, pids)):
+                break
+            time.sleep(0.001)
         if not any(map(_has_journal_open, pids)):
             return
         _signal(pids, signal.SIGCONT)
         time.sleep(0.01)
+
+
+def _goes_on(pid: int) -> bool:
+    """Return whether a process is there and neither stopped nor ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "TtZXx"
+    except OSError:
+        return False
 
 
 def _has_journal_open(pid: int) -> bool:

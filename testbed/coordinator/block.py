@@ -19,6 +19,7 @@ from testbed.core.config import Experiment, Lab
 from testbed.core.machine import Deadlines, EventClock, Phases, Story
 from testbed.core.outcomes import TrainReport
 from testbed.net import messages as m
+from testbed.records.documents import BLOCK_BEGUN
 
 Stage = Literal["agree", "attack", "amplify", "guess", "closed"]
 
@@ -242,7 +243,7 @@ class Blocks:
         self._story.add("opened", rounds=rounds, block=block.number, training=block.training)
         purpose: Literal["training", "key"] = "training" if block.training else "key"
         # The block is recorded before any node is ordered to work on it, so that its number is never used twice.
-        begun = Note("block_begun", {"block": block.number, "rounds": rounds, "purpose": purpose})
+        begun = Note(BLOCK_BEGUN, {"block": block.number, "rounds": rounds, "purpose": purpose})
         body = m.Distil(
             block=block.number, rounds=rounds, timeout_s=self._distil_timeout_s, purpose=purpose,
         )  # fmt: skip

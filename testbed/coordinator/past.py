@@ -20,16 +20,8 @@ from testbed.core.config import Experiment
 from testbed.core.errors import InputError, Reject
 from testbed.core.gate import is_identifier, printable
 from testbed.core.types import C64, SurfacePattern
-from testbed.records.documents import Block
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, RUN_ENDING, RUN_RESUMED, Block
 from testbed.records.recorded import RecordedRun
-
-BEGUN = "run_begun"
-"""The kind of the recorded event that says how a run was started."""
-BLOCK_BEGUN = "block_begun"
-RESUMED = "run_resumed"
-ENDING = "run_ending"
-"""The kind of the recorded event that says how a run ends. It is on the disk before any node is told the end: a run
-whose record contains it gets no further round and no further block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ class Past:
 def origin_of(run: RecordedRun) -> tuple[Origin, str]:
     """Return how a run was started and its name; raises InputError where its record does not say so."""
     for event in run.events:
-        if event.kind == BEGUN:
+        if event.kind == RUN_BEGUN:
             told = {key: str(event.data.get(key)) for key in ("command", "lab", "experiment", "run")}
             name = told.pop("run")
             if not is_identifier(name):
@@ -112,7 +104,7 @@ def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bo
     used_until = max((r for b in done for r in b.rounds), default=-1)
     names = dict(zip(table.rounds.tolist(), table.surface.tolist(), strict=True))
     dropped = sorted(unfinished + [b.block for b in run.blocks if _may_be_one_sided(b)])
-    note = Note(RESUMED, {"round": _next_round(run), "down_s": down_s, "blocks_dropped": unfinished})
+    note = Note(RUN_RESUMED, {"round": _next_round(run), "down_s": down_s, "blocks_dropped": unfinished})
     return Past(
         origin=origin, run=name, next_round=_next_round(run),
         kept=int(table.kept.sum()) - len(pool), rejected=rejected,
@@ -132,7 +124,7 @@ def past_of(run: RecordedRun, experiment: Experiment, down_s: float, watches: bo
 
 def _ended(run: RecordedRun) -> RunOver | None:
     """Return how a run had ended by its record; the last word counts, as a run may fail while it ends."""
-    told = [event.data for event in run.events if event.kind == ENDING]
+    told = [event.data for event in run.events if event.kind == RUN_ENDING]
     if not told:
         return None
     status, detail = told[-1]["status"], printable(str(told[-1]["detail"]), 1000)

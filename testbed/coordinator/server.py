@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from testbed.assess import run_summary
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, Origin, past_of
+from testbed.coordinator.past import Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
+from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
@@ -33,6 +35,7 @@ from testbed.net import messages as m
 from testbed.net import transport
 from testbed.net.switchboard import Switchboard
 from testbed.records import documents, files, reader, sound
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, RUN_ENDING
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
@@ -146,6 +149,7 @@ class Coordinator:
         self._progress: Callable[[Progress], None] = lambda _: None
         self._world: str | None = None
         """Endpoint of the simulated air."""
+        self._open = ExitStack()
         self._advance_world: Callable[[float], None] | None = None
         """Lets the time of the simulated air pass; None until the air has loaded the scene, and without such an air."""
         self._untold: list[e.RoundOver] = []
@@ -155,6 +159,8 @@ class Coordinator:
         self._day_ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
         """By how much the time of day was ahead of the wall clock, when last looked at."""
         self._reported_keys: set[str] = set()
+        interval_s = 0.0 if self.state.virtual else experiment.probing.interval_s
+        self._times = TimesOfRounds(interval_s, takes_turns=shared is not None)
 
     @property
     def is_ending(self) -> bool:
@@ -184,6 +190,7 @@ class Coordinator:
         self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
+        self._open.close()
         self._hub.socket.close(linger=200)
         self._wire.close()
 
@@ -212,7 +219,7 @@ class Coordinator:
                 self._send_home(recorded=self._has_recorded_failure(writer, exc))
                 raise
             self._look_at_time_of_day()
-            self._recorder.totals(self.state.guarded, dict(self._hub.refused))
+            self._recorder.totals(self.state.guarded, dict(self._hub.refused), self._times.sums())
             before_close()
             status = _EXIT_STATUS[over.status]
             stop = documents.stop(status, None if status == "ok" else over.detail)
@@ -235,13 +242,13 @@ class Coordinator:
             for effect in self._past.effects:
                 _DO[type(effect)](self, effect)
         elif self._origin is not None:
-            writer.event(BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
+            writer.event(RUN_BEGUN, {"run": self.run_name, **asdict(self._origin)}, lasting=True)
 
     @staticmethod
     def _has_recorded_failure(writer: RunWriter, exc: Exception) -> bool:
         """Record that the run ends because of an error; False where not even that can be recorded."""
         try:
-            writer.event(ENDING, {"status": "failed", "detail": f"{type(exc).__name__}: {exc}"}, lasting=True)
+            writer.event(RUN_ENDING, {"status": "failed", "detail": f"{type(exc).__name__}: {exc}"}, lasting=True)
         except (TestbedError, OSError):
             return False
         return True
@@ -388,6 +395,7 @@ class Coordinator:
             return
         if isinstance(body, m.Heartbeat):
             self._hub.send(name, m.Pulse(), to_pulse=True)
+        self._times.heard(name, body)
         if not self.state.virtual:
             # On the wall clock, the next rounds are planned from the present time.
             self._take(e.Tick(self._clock.now_s()))
@@ -410,13 +418,23 @@ class Coordinator:
         return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in links)
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and carry out its instructions; a train of rounds is recorded at once."""
+        """Hand an event to the state machine and carry out its instructions."""
+        self._times.begin_event()
         instructions = self._handle(event)
-        self._untold = [x for x in instructions if isinstance(x, e.RoundOver)]
-        if len(self._untold) < 2:
+        over = [x for x in instructions if isinstance(x, e.RoundOver)]
+        self._untold = list(over)
+        if len(over) < 2:
             for instruction in instructions:
                 _DO[type(instruction)](self, instruction)
-            return
+        else:
+            self._carry_out_together(instructions)
+        for x in over:
+            self._times.over(x.round)
+        if self.state.phase != "probing":
+            self._times.interrupt()
+
+    def _carry_out_together(self, instructions: list[e.Instruction]) -> None:
+        """Carry out the instructions at the end of a train, whose rounds are recorded together."""
         # Orders are sent before anything is written, so that the nodes work on them while the train is recorded; but
         # those that depend on the record are sent after it.
         first = next((i for i, x in enumerate(instructions) if is_awaited(x)), len(instructions))
@@ -424,7 +442,7 @@ class Coordinator:
             if isinstance(instruction, (e.Send, e.HaltNode)):
                 _DO[type(instruction)](self, instruction)
         assert self._recorder is not None
-        with self._recorder.together():
+        with self._times.writing(), self._recorder.together():
             for instruction in instructions:
                 if not isinstance(instruction, (e.Send, e.HaltNode)):
                     _DO[type(instruction)](self, instruction)
@@ -444,6 +462,7 @@ class Coordinator:
         if isinstance(body, m.Configure) and self.state.nodes[x.node].role == "bob":
             body = msgspec.structs.replace(body, discussion=self.way_to_discussion(x.node, body.discussion))
         self._hub.send(x.node, body)
+        self._times.sent(x.node, body)
 
     def _halt_node(self, x: e.HaltNode) -> None:
         self._hub.send(x.node, m.Finish(kind="halt"), to_pulse=True)
@@ -460,7 +479,7 @@ class Coordinator:
         # Unless the run is a rehearsal, nothing in it may follow from the seed in a file, the simulated air included.
         seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
         driver.reset(self._world, self._identity, plan.scene, plan.radio, seed, limit_s)
-        self._advance_world = driver.pacer(self._world, self._identity)
+        self._advance_world = self._open.enter_context(driver.pacer(self._world, self._identity))
 
     def _let_world_advance(self, x: e.AdvanceWorld) -> None:
         if self._advance_world is not None:
@@ -487,7 +506,8 @@ class Coordinator:
 
     def _round_over(self, x: e.RoundOver) -> None:
         assert self._recorder is not None
-        self._recorder.round(x)
+        with self._times.writing():
+            self._recorder.round(x)
         logs.about(round=x.round)
         self._untold = self._untold[1:]
         self._show_progress()

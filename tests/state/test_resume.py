@@ -13,7 +13,7 @@ from test_coordinator import EXPERIMENT, LAB, Stage
 
 from testbed.coordinator import events as e
 from testbed.coordinator import past as recovering
-from testbed.coordinator.past import BEGUN, BLOCK_BEGUN, ENDING, past_of
+from testbed.coordinator.past import past_of
 from testbed.coordinator.recorder import Recorder
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import schedule
@@ -21,6 +21,7 @@ from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
 from testbed.net import messages as m
 from testbed.records import documents, reader
+from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, RUN_ENDING
 from testbed.records.recorded import RecordedRun
 from testbed.records.writer import RunWriter
 
@@ -51,7 +52,7 @@ def record(folder: Path, stage: Stage, until: Any) -> RecordedRun:
     start = documents.start(msgspec.to_builtins(experiment), LAB, subcarrier_hz=[0.0])
     writer = RunWriter(folder, start)
     recorder = Recorder(writer, lab, "run", private=False)
-    writer.event(BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
+    writer.event(RUN_BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
     for x in stage.written:  # type: ignore[attr-defined]
         if until(x):
             break
@@ -157,7 +158,7 @@ def test_a_round_of_which_only_one_end_is_on_record_is_closed_as_rejected(tmp_pa
 
 
 def is_ending(x: Any) -> bool:
-    return isinstance(x, e.Note) and x.kind == ENDING
+    return isinstance(x, e.Note) and x.kind == RUN_ENDING
 
 
 def is_over(x: Any) -> bool:
@@ -190,7 +191,7 @@ def test_a_run_that_had_ended_is_only_ended_again(tmp_path: Path) -> None:
     for node in ("alice", "bob"):
         assert told(again, node) == [m.Welcome(run="run", lost_after_s=again.told[0][1].lost_after_s), keep, finish]
     assert told(again, "eve")[1:] == [finish]
-    assert [x.kind for x in again.notes] == ["joined", "joined", "joined", ENDING]
+    assert [x.kind for x in again.notes] == ["joined", "joined", "joined", RUN_ENDING]
     assert (again.state.probed, again.state.kept, again.state.key_bits) == (12, 12, 4 * 7)
 
 
@@ -249,7 +250,7 @@ def test_a_run_that_fails_while_it_ends_has_failed(tmp_path: Path) -> None:
     stage.take(e.StopAsked("abort"))
     stage.take(e.DiskLow("disk full: free 1 MB"))  # it ends already: this changes nothing
     stage.wait(4.0)
-    endings = [x.detail["status"] for x in stage.notes if x.kind == ENDING]
+    endings = [x.detail["status"] for x in stage.notes if x.kind == RUN_ENDING]
     assert endings == ["finished", "stopped"]
     past = past_of(record(tmp_path / "run", stage, is_over), stage.state.experiment, 0.0)
     assert past.ended == stage.over == e.RunOver("stopped", "abort was asked for")
@@ -321,7 +322,7 @@ def test_a_run_that_does_not_say_how_it_was_started_cannot_be_resumed(tmp_path: 
     [
         (BLOCK_BEGUN, {}), (BLOCK_BEGUN, {"block": 0}), (BLOCK_BEGUN, {"block": 0, "rounds": 5}),
         (BLOCK_BEGUN, {"block": "x", "rounds": [1]}), (BLOCK_BEGUN, {"block": [], "rounds": []}), ("training", {}),
-        (ENDING, {}), (ENDING, {"status": "ok", "detail": "x"}), (ENDING, {"status": [], "detail": "x"}),
+        (RUN_ENDING, {}), (RUN_ENDING, {"status": "ok", "detail": "x"}), (RUN_ENDING, {"status": [], "detail": "x"}),
     ],
 )  # fmt: skip
 def test_a_record_that_somebody_changed_is_no_past(tmp_path: Path, kind: str, data: dict[str, Any]) -> None:
@@ -330,7 +331,7 @@ def test_a_record_that_somebody_changed_is_no_past(tmp_path: Path, kind: str, da
 
     stage = played()
     writer = RunWriter(tmp_path / "again", documents.start(msgspec.to_builtins(stage.state.experiment), LAB))
-    writer.event(BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
+    writer.event(RUN_BEGUN, {"run": "run", "command": "run", "lab": "sim", "experiment": "x"})
     writer.event(kind, data)
     writer.event(BLOCK_BEGUN, {"block": 1, "rounds": [1]})
     writer.flush()
@@ -345,7 +346,7 @@ def test_a_record_that_somebody_changed_is_no_past(tmp_path: Path, kind: str, da
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "", "a\nb", "a/b"])
 def test_the_name_of_a_recorded_run_is_a_name(tmp_path: Path, name: str) -> None:
     writer = RunWriter(tmp_path / "run", documents.start({"title": "x"}, LAB))
-    writer.event(BEGUN, {"run": name, "command": "run", "lab": "sim", "experiment": "x"})
+    writer.event(RUN_BEGUN, {"run": name, "command": "run", "lab": "sim", "experiment": "x"})
     writer.flush()
     with pytest.raises(InputError, match=r"the run's name .* is none"):
         recovering.origin_of(reader.load(tmp_path / "run"))

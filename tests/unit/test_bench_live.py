@@ -80,7 +80,8 @@ def test_a_page_is_halted_while_it_has_no_journal_open(tmp_path: Path) -> None:
     code = "import sys; f = open(sys.argv[1]); print('open', flush=True); input(); f.close(); input()"
     (tmp_path / "journal.sqlite").write_text("")
     command = [sys.executable, "-c", code, str(tmp_path / "journal.sqlite")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+    reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
         assert reader.stdin is not None
         assert reader.stdout is not None
         reader.stdout.readline()
@@ -92,8 +93,19 @@ def test_a_page_is_halted_while_it_has_no_journal_open(tmp_path: Path) -> None:
         reader.stdin.flush()
         live.halt([reader.pid], tries=3000)
         assert state(reader.pid) == "T"
-        live._signal([reader.pid], signal.SIGCONT)
-        reader.communicate("end\n")
+    finally:
+        reader.kill()  # ends a halted process, too
+        reader.communicate()
+
+
+def test_halting_waits_until_a_process_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop signal takes effect some time after it was sent; only then it is known which files a process has open."""
+    states, looked = iter([True, True, False]), []
+    monkeypatch.setattr(live, "_signal", lambda pids, number: None)
+    monkeypatch.setattr(live, "_goes_on", lambda pid: next(states))
+    monkeypatch.setattr(live, "_has_journal_open", lambda pid: looked.append(next(states, None)))
+    live.halt([1], tries=1)
+    assert looked == [None]
 
 
 def state(pid: int) -> str:

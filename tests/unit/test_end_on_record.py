@@ -15,12 +15,12 @@ import pytest
 
 from testbed.config import state_root
 from testbed.coordinator import events as e
-from testbed.coordinator.past import BLOCK_BEGUN, ENDING
 from testbed.coordinator.recorder import is_awaited
 from testbed.coordinator.server import Coordinator
 from testbed.core import key_file
 from testbed.core.errors import DiskFull, TestbedError
 from testbed.net import messages as m
+from testbed.records.documents import BLOCK_BEGUN, RUN_ENDING
 
 KEEP = m.KeepKeys(blocks=[0])
 BLOCK = e.BlockOver(0, [1], None, None, None, None, None, None, {}, {}, {})
@@ -84,7 +84,7 @@ def test_orders_that_need_no_record_are_sent_before_it() -> None:
 
 def test_what_others_depend_on_is_awaited_and_nothing_else() -> None:
     assert is_awaited(BLOCK)
-    assert is_awaited(e.Note(ENDING, {}))
+    assert is_awaited(e.Note(RUN_ENDING, {}))
     assert not is_awaited(e.Note("no_answer", {}))
     assert not is_awaited(rounds_over(1)[0])
 
@@ -109,7 +109,7 @@ def test_nodes_keep_what_a_restart_needs_where_the_end_could_not_be_recorded(err
     shell.made._send_home(found)
     finish = m.Finish(kind="abort", recorded=recorded)
     assert told == [("alice", finish), ("bob", finish)]
-    assert written == ([(ENDING, {"status": "failed", "detail": "TestbedError: no air"}, True)] if recorded else [])
+    assert written == ([(RUN_ENDING, {"status": "failed", "detail": "TestbedError: no air"}, True)] if recorded else [])
 
 
 # ---------------------------------------------------------------- testbed keys
