@@ -199,6 +199,7 @@ Judged = tuple[list[Finding], list[Failure]]
 def _judged_apart(children: Children | None, work: Callable[[Children | None], Judged]) -> Judged:
     """Do the work in a child, which returns the memory that it needs, or here where this process may not fork."""
     if children is not None:
+        _ = scipy.special, scipy.fft  # loaded here, where they stay for the next block
         try:
             return children.one(partial(work, children))
         except ChildLost as exc:

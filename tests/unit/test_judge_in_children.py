@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not forks.are_safe(), reason="children end with 
 TWO = Children(2, limit_s=200.0)
 
 
-def facts(n: int = 150, dimensions: int = 3) -> Facts:
+def facts(n: int = 120, dimensions: int = 3) -> Facts:
     """An Eve who hears part of it, an earlier block, patterns, CSI: nearly every attack applies."""
     rng = np.random.default_rng(4)
     probe, dimension = np.divmod(np.arange(n * dimensions), dimensions)
@@ -67,8 +67,7 @@ def test_the_whole_portfolio_finds_the_same_in_children_and_here() -> None:
     here = judge(block, seed=3)
     assert len(here.findings) > 20
     assert not here.failures
-    for n in (1, 2, 3):
-        assert judge(block, seed=3, children=Children(n, limit_s=200.0)) == here
+    assert judge(block, seed=3, children=TWO) == here
 
 
 def test_an_attack_is_asked_the_same_questions_by_children_together(tmp_path: Path) -> None:
@@ -189,10 +188,10 @@ def test_the_memory_that_judging_needs_goes_back_to_the_system() -> None:
 
     kept: list[F64] = []
     before = held_mb()
-    judge(facts(), seed=3, attacks=[Asked(lambda *_: kept.append(np.ones(4_000_000)))], children=TWO)
-    assert held_mb() < before + 20
-    judge(facts(), seed=3, attacks=[Asked(lambda *_: kept.append(np.ones(4_000_000)))])
-    assert held_mb() > before + 200
+    judge(facts(), seed=3, attacks=[Asked(lambda *_: kept.append(np.ones(2_000_000)))], children=TWO)
+    assert held_mb() < before + 50
+    judge(facts(), seed=3, attacks=[Asked(lambda *_: kept.append(np.ones(2_000_000)))])
+    assert held_mb() > before + 100  # and so it can be seen
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
