@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from testbed.core.config import Experiment
-from testbed.records.documents import BLOCK_BEGUN, RUN_RESUMED
+from testbed.records.documents import BLOCK_BEGUN, ROUND_TIMES, RUN_RESUMED, RoundTimes
 from testbed.records.recorded import RecordedRun
 
 
-def pace(run: RecordedRun, experiment: Experiment) -> dict[str, float | None]:
+class Part(Struct, frozen=True, kw_only=True):
+    """A part of the time of a round."""
+
+    time_s: float
+    """What counts of it in the time from round to round."""
+    beside_s: float
+    """What more it took: that went on beside other parts and delayed nothing."""
+
+
+class RoundTime(Struct, frozen=True, kw_only=True):
+    """Where the time of a round goes: means over the rounds of all trains that every node reported, in s.
+
+    The `time_s` of the parts add up to `mean_s`, and no instant counts twice: it counts as the air's while a train is
+    captured, else as that of an estimate, else of an order, else of the record, else of the messages.
+    """
+
+    rounds: int
+    mean_s: float
+    """From round to round, without blocks and pauses."""
+    order: Part
+    """From the event that led to the orders until they were sent, with the preparation of the surface."""
+    air: Part
+    """Until a train was captured, from when the devices began to work on it; on the wall clock, also until it was time
+    to order it."""
+    estimate: Part
+    message: Part
+    """The rest: messages on their way, waiting, or being handled."""
+    journal: Part
+
+
+PARTS = ("order", "air", "estimate", "message", "journal")
+"""In the order of a round."""
+
+
+def pace(run: RecordedRun, experiment: Experiment) -> dict[str, Any]:
     """Return the entry `pace` of a run's summary.
 
     start_s: from the start until all nodes were ready; distil_s: while blocks were distilled; probe_s: the rest, until
@@ -33,7 +70,33 @@ def pace(run: RecordedRun, experiment: Experiment) -> dict[str, float | None]:
         "kept_per_s": kept / probe_s if probe_s else None,
         "interval_share": interval_s / float(gaps_s.mean()) if gaps_s.size and gaps_s.mean() > 0 else None,
         "train_share": interval_s / float(np.median(gaps_s)) if gaps_s.size and np.median(gaps_s) > 0 else None,
+        "round": None if (found := round_time(run)) is None else msgspec.to_builtins(found),
     }
+
+
+def round_time(run: RecordedRun) -> RoundTime | None:
+    """Return where the time of a round went; None for a run that did not record it, such as a killed one."""
+    told = next((e.data for e in reversed(run.events) if e.kind == ROUND_TIMES), None)
+    if told is None:
+        return None
+    sums = msgspec.convert(told, RoundTimes)
+    return divided(sums) if sums.rounds else None
+
+
+def divided(sums: RoundTimes) -> RoundTime:
+    """Return the time of a round by parts, from the sums over all rounds (at least one).
+
+    Only durations are known, of clocks that are not compared. A part therefore counts as beside the ones before it as
+    far as all of them together are longer than the total.
+    """
+    left_s, parts = sums.total_s, {}
+    for name in ("air", "estimate", "order", "journal"):
+        took_s = getattr(sums, f"{name}_s")
+        counted_s = min(took_s, left_s)
+        left_s -= counted_s
+        parts[name] = Part(time_s=counted_s / sums.rounds, beside_s=(took_s - counted_s) / sums.rounds)
+    rest = Part(time_s=left_s / sums.rounds, beside_s=0.0)
+    return RoundTime(rounds=sums.rounds, mean_s=sums.total_s / sums.rounds, message=rest, **parts)
 
 
 def _spans(run: RecordedRun) -> dict[str, float]:

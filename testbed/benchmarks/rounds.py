@@ -14,7 +14,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from testbed import config
+from testbed.assess.pace import PARTS
 from testbed.benchmarks import BenchRow, _rounds_peers, tell
 from testbed.core import registry
 from testbed.core.config import Experiment, Lab
@@ -53,11 +54,13 @@ class Pace:
     asked: int
     gap_s: float
     """Median time between the starts of two rounds, on the reference timeline: that inside trains."""
+    parts: str = ""
+    """Where the time of a round went, in words."""
 
     def __str__(self) -> str:
         cpu = "" if math.isnan(self.cpu_s) else f", {1e3 * self.cpu_s:.2f} ms of CPU a round"
         load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-        return f"{1 / self.wall_s:.0f} rounds/s{cpu}, {self.kept} of {self.asked} kept, {load}"
+        return f"{1 / self.wall_s:.0f} rounds/s{cpu}{self.parts}, {self.kept} of {self.asked} kept, {load}"
 
 
 def run() -> list[BenchRow]:
@@ -202,7 +205,15 @@ def _timed(
     gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
     first, last = marks
     wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
-    return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s)
+    return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s, _parts(outcome.summary["pace"]))
+
+
+def _parts(pace: Mapping[str, Any]) -> str:
+    """Return where the time of a round went, as a part of a row's note; '' where it was not measured."""
+    if (found := pace.get("round")) is None:
+        return ""
+    told = ", ".join(f"{name} {1e3 * found[name]['time_s']:.2f}" for name in PARTS)
+    return f" (of {1e3 * found['mean_s']:.2f} ms: {told})"
 
 
 def drive(

@@ -136,8 +136,10 @@ class Recorder:
         self._writer.event("training", training)
         log.info("training on %d rounds: %s", len(b.rounds), b.failure or "done")
 
-    def totals(self, guarded: int, messages_refused: dict[str, int]) -> None:
-        """Record the totals of the whole run."""
+    def totals(self, guarded: int, messages_refused: dict[str, int], times: documents.RoundTimes | None = None) -> None:
+        """Record the totals of the whole run; `times`: those of its rounds, where any were measured."""
+        if times is not None:
+            self._writer.event(documents.ROUND_TIMES, to_dict(times))
         for node, counts in self._links_rejected.items():
             log.info("%s could not use: %s", node, dict(counts))
         self._writer.event("guard_rounds", {"rounds": guarded})

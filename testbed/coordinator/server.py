@@ -21,6 +21,7 @@ from testbed.coordinator import events as e
 from testbed.coordinator.disk import Disks
 from testbed.coordinator.past import Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
+from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.state import CoordinatorState
 from testbed.core import logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
@@ -158,6 +159,8 @@ class Coordinator:
         self._day_ahead_s = TIME_OF_DAY.now_s() - self._wall.now_s()
         """By how much the time of day was ahead of the wall clock, when last looked at."""
         self._reported_keys: set[str] = set()
+        interval_s = 0.0 if self.state.virtual else experiment.probing.interval_s
+        self._times = TimesOfRounds(interval_s, takes_turns=shared is not None)
 
     @property
     def is_ending(self) -> bool:
@@ -216,7 +219,7 @@ class Coordinator:
                 self._send_home(recorded=self._has_recorded_failure(writer, exc))
                 raise
             self._look_at_time_of_day()
-            self._recorder.totals(self.state.guarded, dict(self._hub.refused))
+            self._recorder.totals(self.state.guarded, dict(self._hub.refused), self._times.sums())
             before_close()
             status = _EXIT_STATUS[over.status]
             stop = documents.stop(status, None if status == "ok" else over.detail)
@@ -396,6 +399,7 @@ class Coordinator:
             # On the wall clock, the next rounds are planned from the present time.
             self._take(e.Tick(self._clock.now_s()))
         try:
+            self._times.heard(name, body)
             self._take(e.Received(name, header.incarnation, body))
         except (TestbedError, OSError):
             raise  # the sender is not the cause: the run's files or its simulated air failed
@@ -414,13 +418,23 @@ class Coordinator:
         return all(x.csi is None or (x.shape[2] == n and min(x.shape[:2]) > 0) for x in links)
 
     def _take(self, event: e.Event) -> None:
-        """Hand an event to the state machine and carry out its instructions; a train of rounds is recorded at once."""
+        """Hand an event to the state machine and carry out its instructions."""
+        self._times.begin_event()
         instructions = self._handle(event)
-        self._untold = [x for x in instructions if isinstance(x, e.RoundOver)]
-        if len(self._untold) < 2:
+        over = [x for x in instructions if isinstance(x, e.RoundOver)]
+        self._untold = list(over)
+        if len(over) < 2:
             for instruction in instructions:
                 _DO[type(instruction)](self, instruction)
-            return
+        else:
+            self._carry_out_together(instructions)
+        for x in over:
+            self._times.over(x.round)
+        if self.state.phase != "probing":
+            self._times.interrupt()
+
+    def _carry_out_together(self, instructions: list[e.Instruction]) -> None:
+        """Carry out the instructions at the end of a train, whose rounds are recorded together."""
         # Orders are sent before anything is written, so that the nodes work on them while the train is recorded; but
         # those that depend on the record are sent after it.
         first = next((i for i, x in enumerate(instructions) if is_awaited(x)), len(instructions))
@@ -428,7 +442,7 @@ class Coordinator:
             if isinstance(instruction, (e.Send, e.HaltNode)):
                 _DO[type(instruction)](self, instruction)
         assert self._recorder is not None
-        with self._recorder.together():
+        with self._times.writing(), self._recorder.together():
             for instruction in instructions:
                 if not isinstance(instruction, (e.Send, e.HaltNode)):
                     _DO[type(instruction)](self, instruction)
@@ -448,6 +462,7 @@ class Coordinator:
         if isinstance(body, m.Configure) and self.state.nodes[x.node].role == "bob":
             body = msgspec.structs.replace(body, discussion=self.way_to_discussion(x.node, body.discussion))
         self._hub.send(x.node, body)
+        self._times.sent(x.node, body)
 
     def _halt_node(self, x: e.HaltNode) -> None:
         self._hub.send(x.node, m.Finish(kind="halt"), to_pulse=True)
@@ -491,7 +506,8 @@ class Coordinator:
 
     def _round_over(self, x: e.RoundOver) -> None:
         assert self._recorder is not None
-        self._recorder.round(x)
+        with self._times.writing():
+            self._recorder.round(x)
         logs.about(round=x.round)
         self._untold = self._untold[1:]
         self._show_progress()

@@ -41,6 +41,9 @@ Instant = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Duration = Annotated[float, Meta(gt=0, le=86_400)]
 """A waiting time in s, at most a day."""
 Delay = Annotated[float, Meta(ge=0, le=3600)]
+LONGEST_SPAN_S = 1e6
+Span = Annotated[float, Meta(ge=0, le=LONGEST_SPAN_S)]
+"""How long something took, in s."""
 
 MAX_DEPTH = 16
 MAX_TEXT = 1 << 20

@@ -57,9 +57,12 @@ class Turns:
 
     def give_way(self) -> None:
         """Give a turn to the first node that has something to do; if there is none, advance the clock."""
+        began_s = time.monotonic()
         if not any(self._had_turn(node) for node in self._nodes):
             time.sleep(_IDLE_S)
             self.clock.advance(self.clock.now_s() + _STEP_S)
+        if self._at_work:  # the node that waits is not at work itself meanwhile
+            self._at_work[-1].away_s += time.monotonic() - began_s
 
     def _had_turn(self, node: NodeInTurn) -> bool:
         if node in self._at_work:

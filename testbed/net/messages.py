@@ -18,12 +18,24 @@ from msgspec import Meta, Struct
 
 from testbed.core.config import Accounting, BeamPlan, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
 from testbed.core.errors import ProtocolError
-from testbed.core.gate import Delay, Duration, Finite, Gate, Identifier, IdentifierOrNone, Instant, Number, Tally, Text
+from testbed.core.gate import (
+    Delay,
+    Duration,
+    Finite,
+    Gate,
+    Identifier,
+    IdentifierOrNone,
+    Instant,
+    Number,
+    Span,
+    Tally,
+    Text,
+)
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 8
+VERSION = 9
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
@@ -189,6 +201,8 @@ class Stepped(_Body, frozen=True):
 
     round: Number
     step: Number
+    air_s: Span = 0.0
+    """How long the device took for it, on the node's monotonic clock."""
 
 
 class LinkResult(Struct, frozen=True, kw_only=True):
@@ -227,6 +241,11 @@ class Probed(_Body, frozen=True):
     rounds: Annotated[list[RoundResult], Meta(min_length=1, max_length=MAX_TRAIN)]
     correction_ppm: Finite | None = None
     """New correction in ppm of this radio's carrier, which holds from the next but one train on; None: no change."""
+    air_s: Span = 0.0
+    """How long the train was captured, from when the device began to work on it, on the node's monotonic clock; 0 in
+    all but the last report of a train, and for a round that was ordered step by step (`Stepped`)."""
+    estimate_s: Span = 0.0
+    """How long the estimates of the train took."""
 
 
 class Agreed(_Body, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from testbed.core.config import Lab
@@ -22,6 +23,12 @@ class NodeInTurn(NodeDaemon):
         super().__init__(lab, name, "", air, None, state_dir, shared)
         self._ticked_s = 0.0
         self._device_turns: DeviceTurns
+
+    away_s = 0.0
+    """For how long others had turns while this node's own turn was not over."""
+
+    def _own_time_s(self) -> float:
+        return time.monotonic() - self.away_s
 
     def _device_thread(self) -> DeviceThread | DeviceTurns:
         self._device_turns = DeviceTurns()

@@ -6,6 +6,7 @@ An order that a device or its settings refuse raises DeviceError or InputError; 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 from testbed.core import registry
 from testbed.core.config import NodePlace
 from testbed.core.errors import DeviceError, InputError, LateTransmit, ProbeRejected, Reject
+from testbed.core.gate import LONGEST_SPAN_S
 from testbed.core.radio import Radio, RadioSettings, Window
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
@@ -78,6 +80,8 @@ class Capture:
     """Number of trains that were expected before this one."""
     correction_ppm: float | None = None
     """Correction of the carrier that the radio uses from this train on; None: the present one."""
+    took_s: float = 0.0
+    """How long it was captured."""
 
     def fail(self, round: int, exc: DeviceError) -> None:
         late = isinstance(exc, LateTransmit)
@@ -96,10 +100,15 @@ class _Part:
 
 
 class RadioWork:
-    """One node's radio. `send` sends a message to the coordinator while an order is still being carried out."""
+    """One node's radio. `send` sends a message to the coordinator while an order is still being carried out; `now_s`
+    is a monotonic clock in s, by which the node measures how long its work takes."""
 
-    def __init__(self, radio: Radio, place: NodePlace, state_dir: Path, send: Callable[[Any], None]) -> None:
+    def __init__(
+        self, radio: Radio, place: NodePlace, state_dir: Path, send: Callable[[Any], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._radio, self._place, self._state_dir, self._send = radio, place, state_dir, send
+        self._now_s = now_s
         self._tuned: _Tuned | None = None
         self._has_failed = False
         """Whether the device failed in a round that was ordered in steps; it is then configured again before the next
@@ -201,6 +210,7 @@ class RadioWork:
         can hold. On the wall clock these may be rounds of the next train, which can then begin when this one ends.
         """
         tuned, rounds = self._ready(), found.order.rounds
+        began_s = self._now_s()
         try:
             self._check_size(tuned, found.order)
             self._check_time(found.order)
@@ -216,10 +226,15 @@ class RadioWork:
                 self._hear_of_failures()
         finally:
             self._coming.remove(found)
+            found.took_s = self._since(began_s)
         if self._radio.is_interrupted:  # transmissions may have been queued while another thread silenced it
             self._radio.silence()
             raise DeviceError(self._radio.name, "receive", self._radio.state, "interrupted: the node is halted")
         return found
+
+    def _since(self, began_s: float) -> float:
+        """Return the time since an instant, as a message may contain it."""
+        return min(max(self._now_s() - began_s, 0.0), LONGEST_SPAN_S)
 
     @staticmethod
     def _next_part(found: Capture) -> Sequence[m.RoundPlan]:
@@ -326,6 +341,7 @@ class RadioWork:
     def estimate(self, found: Capture) -> e.ProbeDone:
         """Estimate the channels of a captured train: returns reports for the coordinator, and the CSI for this node."""
         tuned, order = self._ready(), found.order
+        began_s = self._now_s()
         for plan, slot, block in found.heard:
             self._write_iq(tuned, plan.round, slot.tx, block)
         follows = found.ordinal >= self._hears_from
@@ -346,7 +362,8 @@ class RadioWork:
         parts = list(_messages(results))
         wanted_ppm = self._follow_carrier(tuned, found)
         reports = [m.Probed(rounds=part) for part in parts[:-1]]
-        return e.ProbeDone([*reports, m.Probed(rounds=parts[-1], correction_ppm=wanted_ppm)], csi)
+        took = {"air_s": found.took_s, "estimate_s": self._since(began_s)}
+        return e.ProbeDone([*reports, m.Probed(rounds=parts[-1], correction_ppm=wanted_ppm, **took)], csi)
 
     def _follow_carrier(self, tuned: _Tuned, found: Capture) -> float | None:
         """Return the new correction if Alice's carrier has moved too far away; None where the present one will do.
@@ -370,7 +387,7 @@ class RadioWork:
         tuned = self._ready()
         if self._part.round != body.round:
             self._part = _Part(body.round)
-        part = self._part
+        part, began_s = self._part, self._now_s()
         try:
             if self._has_failed:
                 self._radio.configure(tuned.settings)
@@ -379,16 +396,18 @@ class RadioWork:
         except DeviceError as exc:
             part.fault = part.fault or str(exc)
             self._has_failed = True
-        done = m.Stepped(round=body.round, step=body.step)
+        done = m.Stepped(round=body.round, step=body.step, air_s=self._since(began_s))
         if not body.last:
             return e.DeviceDone(done)
         self._send(done)  # the air is free, so the others do not wait for the estimates
         csi: dict[str, CsiFrame] = {}
+        began_s = self._now_s()
         links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
+        took_s = self._since(began_s)
         fault = (Reject.DEVICE.value, part.fault) if part.fault else None
-        return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault))], {body.round: csi})
+        return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault), took_s)], {body.round: csi})
 
-    def _retuned(self, tuned: _Tuned, result: m.RoundResult) -> m.Probed:
+    def _retuned(self, tuned: _Tuned, result: m.RoundResult, estimate_s: float) -> m.Probed:
         """Return the report of a round without timing. If Alice's carrier has moved too far away, the radio is tuned
         first; if that fails, the error is reported with the next order, which fails as well.
         """
@@ -399,7 +418,7 @@ class RadioWork:
                 self._radio.configure(tuned.settings)
             except DeviceError as exc:
                 result = _result(result.round, result.links, (Reject.DEVICE.value, str(exc)))
-        return m.Probed(rounds=[result], correction_ppm=wanted_ppm)
+        return m.Probed(rounds=[result], correction_ppm=wanted_ppm, estimate_s=estimate_s)
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from testbed import __commit__
 from testbed.core.clock import TIME_OF_DAY
@@ -26,6 +26,9 @@ from testbed.core.outcomes import AgreeReport, EveReport, KeyReport
 ExitStatus = Literal["ok", "failed", "aborted", "killed"]
 """How a run ended. ok: as planned; failed: by an error; aborted: by a person; killed: its process died before it closed
 the run."""
+
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
 
 _PACKAGES = (
     "ris-skg-testbed",
@@ -128,6 +131,8 @@ RUN_BEGUN = "run_begun"
 RUN_RESUMED = "run_resumed"
 BLOCK_BEGUN = "block_begun"
 """The kind of the event that says which rounds a block uses, before any node is ordered to distil it."""
+ROUND_TIMES = "round_times"
+"""The kind of the event that has `RoundTimes`, at the end of a run."""
 RUN_ENDING = "run_ending"
 """The kind of the event that says how a run ends. It is on the disk before any node is told the end: a run whose record
 contains it gets no further round and no further block."""
@@ -140,6 +145,26 @@ class Event(Struct, frozen=True, kw_only=True):
     time: str
     kind: str
     data: dict[str, Any]
+
+
+class RoundTimes(Struct, kw_only=True):
+    """Where the time of a run's rounds went, added up over trains by the coordinator (`coordinator.round_times`).
+
+    What overlaps counts in each of the parts; the sum of these may thus exceed `total_s`.
+    """
+
+    rounds: Count = 0
+    """How many rounds have counted."""
+    total_s: Seconds = 0.0
+    """From round to round, without blocks and pauses."""
+    order_s: Seconds = 0.0
+    """From the event that led to the orders until they were sent, with the preparation of the surface."""
+    air_s: Seconds = 0.0
+    """From when the nodes' devices began to work on trains until these were captured."""
+    estimate_s: Seconds = 0.0
+    """During which the nodes estimated channels."""
+    journal_s: Seconds = 0.0
+    """During which rounds were recorded."""
 
 
 class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -66,7 +66,7 @@ def flat(summary: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in summary.items():
         out |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value}
-    return {key: value for key, value in out.items() if key not in OF_THIS_RUN}
+    return {key: value for key, value in out.items() if key not in OF_THIS_RUN and not key.startswith("pace.round.")}
 
 
 def both(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Any, lab: str = "sim") -> list[dict[str, bytes]]:
@@ -98,6 +98,47 @@ def test_secret_patterns_of_a_surface_are_the_same_in_one_process(
     one, several = both(tmp_path, monkeypatch, plan_of("static_room", 40))
     assert without_names(one) == without_names(several)
     assert len(one) > len(without_names(one)) > 40
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("name", "rounds", "longest"), [("mobile_room", 160, 64), ("static_room", 45, 24)])
+def test_trains_of_any_length_give_the_same_csi_bits_and_keys_in_one_process(
+    name: str, rounds: int, longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As few rounds as give a key and, in virtual time where trains grow while the clocks are learned, one train of 64.
+    Bob is four times as fast as usual, because a train of 64 needs a short interval."""
+    plan, with_key = plan_of(name, rounds), name == "mobile_room"
+    velocity = tuple(4.0 * v for v in plan.scene.bob.velocity_m_s)
+    scene = msgspec.structs.replace(plan.scene, bob=msgspec.structs.replace(plan.scene.bob, velocity_m_s=velocity))
+    lengths, found = lengths_of_trains(monkeypatch), []
+    for train in (1, 7, 64):
+        lengths.clear()
+        at = tmp_path / str(train)
+        monkeypatch.setenv("TESTBED_STATE", str(at / "state"))
+        probing = msgspec.structs.replace(plan.probing, interval_s=0.0125, train=train)
+        outcome = in_one_process(
+            at, msgspec.structs.replace(plan, probing=probing, scene=scene), act=None if with_key else end_after(rounds)
+        )
+        assert outcome.summary["keys_verified"] == with_key, outcome.summary["health"]
+        assert max(lengths) == min(train, longest)
+        found.append(without_names(recorded(at)))
+    assert sum(key.startswith("links/") and key.endswith("/csi") for key in found[0]) == 4
+    assert sum(key.startswith("bits/") and value != b"" for key, value in found[0].items()) == 3 * with_key
+    assert sum("block-" in key for key in found[0]) == 2 * with_key
+    assert found[0] == found[1] == found[2]
+
+
+def lengths_of_trains(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of rounds of every train that a node captures from now on."""
+    lengths: list[int] = []
+    capture = RadioWork.capture
+
+    def counted(self: RadioWork, found: Any) -> Any:
+        lengths.append(len(found.order.rounds))
+        return capture(self, found)
+
+    monkeypatch.setattr(RadioWork, "capture", counted)
+    return lengths
 
 
 @pytest.mark.long

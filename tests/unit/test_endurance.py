@@ -223,7 +223,9 @@ def test_memory_that_a_block_needs_for_a_short_time_is_no_leak(site: Site, leak_
     assert broken(site) == found
 
 
-def test_a_sample_says_whether_a_block_was_under_way(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_says_whether_a_block_was_under_way_or_the_run_ended(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = site.folder / "runs" / "run"
     folder.parent.mkdir()
     writer = RunWriter(folder, documents.start(msgspec.to_builtins(config.load_experiment("mobile_room")), {}))
@@ -242,5 +244,7 @@ def test_a_sample_says_whether_a_block_was_under_way(site: Site, monkeypatch: py
     assert look()
     writer.block({"block": 0, "rounds": [0], "key": {}})
     assert not look()
+    writer.event("run_ending", {"status": "finished", "detail": "1 rounds"})
+    assert look()  # the record is closed and the report drawn, for which the coordinator needs more
     writer._journal.close()
     writer._lock.release(remove=False)

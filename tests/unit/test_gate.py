@@ -42,6 +42,7 @@ PROBE = envelope(
 )
 APPLY = envelope(m.Apply(round=1, levels=bytes(4), shape=(2, 2), phase_bits=1))
 STEP = envelope(m.Step(round=1, step=0, action="transmit", tx="alice", last=False))
+STEPPED = envelope(m.Stepped(round=1, step=0, air_s=0.5))
 PUBLIC = plain(m.PublicEnvelope("run-1", 0, "agree", -1, "bob", PublicMessage(kind="hi", body={"n": [1, 2]})))
 
 
@@ -76,7 +77,7 @@ NAN, INF = float("nan"), float("inf")
 NOT_NAMES = ["", "..", "../x", "/etc/passwd", "a/b", "a\0b", "a\n", "a b", "-x", "é", "a" * 101, "a>b"]
 
 
-@pytest.mark.parametrize("message", [HELLO, PROBED, WELCOME, DISTIL, PROBE, APPLY, STEP])
+@pytest.mark.parametrize("message", [HELLO, PROBED, WELCOME, DISTIL, PROBE, APPLY, STEP, STEPPED])
 def test_the_messages_that_are_damaged_below_are_valid(message: Any) -> None:
     assert m.decode(msgspec.msgpack.encode(message)).header.sender == "bob"
 
@@ -133,6 +134,8 @@ def test_the_messages_that_are_damaged_below_are_valid(message: Any) -> None:
         (APPLY, "body/shape", [1 << 31, 1 << 31]),
         (APPLY, "body/phase_bits", 64),
         (STEP, "body/tx", "nobody"),
+        *[(PROBED, f"body/{name}", value) for name in ("air_s", "estimate_s") for value in (NAN, INF, -1e-9, 1e7)],
+        *[(STEPPED, "body/air_s", value) for value in (NAN, INF, -1e-9, 1e7)],
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_by_the_schema(message: Any, path: str, value: Any) -> None:

@@ -53,7 +53,10 @@ class Node:
         return m.Probe(rounds=plans, paced=paced)
 
     def probe(self, order: m.Probe) -> dict[int, m.RoundResult]:
-        return self.results(self.work.capture(self.work.expect(order)))
+        return self.results(self.captures(order))
+
+    def captures(self, order: m.Probe) -> Capture:
+        return self.work.capture(self.work.expect(order))
 
     def results(self, found: Capture) -> dict[int, m.RoundResult]:
         return {r.round: r for report in self.work.estimate(found).reports for r in report.rounds}
@@ -294,3 +297,50 @@ def test_what_would_be_too_large_for_a_message_is_reported_in_several(monkeypatc
 
         parts = at_once(*(lambda n=n, o=o: reports(n, o) for n, o in zip(nodes, orders, strict=True)))
     assert parts[0] == parts[1] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def ticking(work: RadioWork, *readings_s: float) -> None:
+    """Give a node a clock with these readings; the last one stays."""
+    left = list(readings_s)
+    work._now_s = lambda: left.pop(0) if len(left) > 1 else left[0]
+
+
+def test_how_long_a_train_took_is_in_its_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "_REPORT_BYTES", 3 * 8 * 64)
+    with room() as world:
+        nodes = [Node(world, role) for role in ("alice", "bob")]
+        orders = [node.order(0.01, range(8), 2e-3) for node in nodes]
+        found = at_once(
+            *(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True))
+        )
+        assert 0.0 < found[1].took_s < 60.0
+        ticking(nodes[1].work, 10.0, 10.25)
+        reports = nodes[1].work.estimate(replace(found[1], took_s=0.75)).reports
+    assert [(x.air_s, x.estimate_s) for x in reports] == [(0.0, 0.0), (0.0, 0.0), (0.75, 0.25)]
+
+
+def test_how_long_a_capture_took_is_measured_by_the_node_s_clock() -> None:
+    with room() as world:
+        nodes = [Node(world, role) for role in ("alice", "bob")]
+        orders = [node.order(0.01, range(2), 2e-3) for node in nodes]
+        ticking(nodes[0].work, 5.0, 7.5)
+        ticking(nodes[1].work, 9.0, 8.0)
+        found = at_once(
+            *(lambda n=n, o=o: n.work.capture(n.work.expect(o)) for n, o in zip(nodes, orders, strict=True))
+        )
+    assert [x.took_s for x in found] == [2.5, 0.0]  # a clock that went back says nothing
+
+
+def test_how_long_a_step_took_is_reported_with_it() -> None:
+    sent: list[Any] = []
+    with room() as world:
+        node = Node(world, "alice")
+        node.work._send = sent.append
+        frame = node.work._ready().frame
+        block = IqBlock(np.tile(frame.samples, 3)[None, :], frame.sample_rate_hz, 0.0)
+        node.radio.receive = lambda n: block  # type: ignore[method-assign]
+        order = m.Step(round=1, step=4, action="receive", tx="bob", last=True)
+        ticking(node.work, 1.0, 1.5, 2.0, 2.125)
+        done: Any = node.work.step(order)
+    assert [x.air_s for x in sent] == [0.5]
+    assert [(x.air_s, x.estimate_s) for x in done.reports] == [(0.0, 0.125)]

@@ -294,6 +294,24 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
     assert 'class="missing"' not in page
 
 
+def test_where_the_time_of_a_round_goes_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    parts = {"order": (0.5, 0.125), "air": (1.5, 0.0), "estimate": (0.25, 3.5), "message": (0.75, 0), "journal": (1, 0)}
+    told = {name: {"time_s": 1e-3 * own, "beside_s": 1e-3 * beside} for name, (own, beside) in parts.items()}
+    pace = {"probe_s": None, "round": {"rounds": 112, "mean_s": 4e-3, **told}}
+    build(tmp_path / "new", n_rounds=5).close(documents.stop("ok"), summary(pace=pace))
+    section = rendered(tmp_path / "new")[0].split('id="pace"')[1].split("</section>")[0]
+    assert "4 ms from round to round" in section
+    assert "112 rounds" in section
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in section.split("<tr>")[2:]]
+    assert [(row[0], *row[2:]) for row in cells] == [
+        ("order", "0.5", "12.5 %", "0.125"), ("air", "1.5", "37.5 %", "0"), ("estimate", "0.25", "6.25 %", "3.5"),
+        ("message", "0.75", "18.8 %", "0"), ("journal", "1", "25 %", "0"),
+    ]  # fmt: skip
+    for name, change in (("old", {}), ("older", {"pace": None}), ("resumed", {"pace": {"round": None}})):
+        build(tmp_path / name, n_rounds=5).close(documents.stop("ok"), summary(**change))
+        assert 'id="pace"' not in rendered(tmp_path / name)[0]
+
+
 def test_the_secrecy_section_has_a_row_per_eve(tmp_path: Path) -> None:
     build(tmp_path, n_rounds=5).close(documents.stop("ok"), summary(keys_exposed=2, keys_reproducible=3))
     section = rendered(tmp_path)[0].split('id="secrecy"')[1].split("</section>")[0]
