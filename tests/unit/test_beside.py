@@ -74,12 +74,12 @@ def test_a_client_of_the_socket_is_answered_when_a_device_of_this_process_declar
     with world_in_thread(SCENE, seed=11, peer_timeout_s=60.0) as endpoint:
         alice, bob = made(Beside, "alice", endpoint), made(SimRadio, "bob", endpoint)
         heard: list[IqBlock] = []
-        listening = threading.Thread(target=lambda: heard.append(bob.receive(400, 0.0, timeout_s=30.0)))
+        listening = threading.Thread(target=lambda: heard.append(bob.receive(400, 0.0, timeout_s=60.0)))
         listening.start()
         listening.join(0.2)
         assert not heard
         alice.idle_until(1.0)
-        listening.join(10.0)
+        listening.join(60.0)
         assert heard[0].samples.shape == (1, 400)
         alice.close()
         bob.close()
