@@ -205,20 +205,22 @@ class Channel:
         """Trace the paths between single antennas at several moments at once; `paths` then returns the same, bit for
         bit.
 
-        Does nothing if this saves no time (no place moves), or if anything but places moves or reflects.
+        Does nothing if this saves no time (nothing moves), or if a surface reflects.
         """
         x, y = min(x, y), max(x, y)
-        if (self._still[x] and self._still[y]) or self._scatterers_move or self._elements is not None:
+        if (self._still[x] and self._still[y]) or self._elements is not None:
             return
         new = [t for t in dict.fromkeys(times_s) if (x, y, t, carrier_hz, None, None) not in self._links]
         if len(new) < 2:
             return
         when = np.array(new)
-        (x_m, x_bodies), (y_m, y_bodies) = self._legs_at(x, when), self._legs_at(y, when)
+        across = (x in self._far_side) != (y in self._far_side)
+        at_x = self._bodies(x, when[:, None, None])
+        at_y = self._bodies(y, when[:, None, None]) if across else at_x
+        x_m, y_m = (self.position_m(place, 0.0 if self._still[place] else when[:, None]) for place in (x, y))
         step = x_m - y_m
         step *= step
-        across = (x in self._far_side) != (y in self._far_side)
-        bodies = x_bodies + y_bodies + (self._gap_m if across else 0.0)
+        bodies = distances(at_x, x_m) + distances(at_y, y_m) + (self._gap_m if across else 0.0)
         direct = np.sqrt(step.sum(axis=-1))[..., None]
         length = np.concatenate([np.broadcast_to(direct, (when.size, 1)), bodies], axis=-1)
         amplitude, delay_s = self._along(length, across, carrier_hz)
@@ -226,12 +228,16 @@ class Channel:
         for i, t in enumerate(new):
             self._links[x, y, t, carrier_hz, None, None] = amplitude[i], delay_s[i]
 
-    def _legs_at(self, place: str, when: F64) -> tuple[F64, F64]:
-        """Return where a place is and its distances to the bodies: (3,) and (body,), or with the time before."""
+    def _bodies(self, place: str, time_s: float | F64) -> F64:
+        """Return (body, 3) positions of the bodies at which the paths of a place are reflected; for times (time, 1, 1)
+        (time, body, 3), if they move."""
         far = self._scatterers.far_m
         bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
-        here = self.position_m(place, 0.0 if self._still[place] else when[:, None])
-        return here, distances(bodies, here)
+        if not self._scatterers_move:
+            return bodies
+        # a triangle wave: motion in a straight line, reversed at the walls
+        moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
+        return np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
 
     def _along(self, length: F64, across: bool, carrier_hz: float) -> tuple[C128, F64]:
         """Return (amplitude, delay_s) of air paths of these lengths in metres, the direct one first."""
@@ -319,14 +325,8 @@ class Channel:
         if len(self._legs) >= 64:
             self._legs.clear()
         here, antennas = self.position_m(place, time_s), self._antennas_m(place, time_s, array)
-        far = self._scatterers.far_m
-        bodies = far if far is not None and place in self._far_side else self._scatterers.position_m
-        if self._scatterers_move:
-            # a triangle wave: motion in a straight line, reversed at the walls
-            moved = (bodies + self._scatterers.velocity_m_s * time_s) % np.maximum(2 * self._room_m, 1e-9)
-            bodies = np.where(moved > self._room_m, 2 * self._room_m - moved, moved)
         surface = self._scene.surface
-        leg: tuple[F64, F64 | None, bool] = distances(bodies, antennas), None, False
+        leg: tuple[F64, F64 | None, bool] = distances(self._bodies(place, time_s), antennas), None, False
         if self._elements is not None and surface is not None:
             in_front = float(np.dot(here - np.asarray(surface.position_m), surface.normal)) > 0
             leg = leg[0], distances(self._elements, antennas), in_front

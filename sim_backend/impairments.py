@@ -88,7 +88,9 @@ class Oscillator:
     _STEPS = 256
     _LEVELS = 3
     _KEPT = 64
-    """Number of bridges of one level that are cached."""
+    """Number of bridges of one level that are cached, and of sample rates whose times are."""
+    _MOST_KEPT = 1 << 16
+    """Largest number of samples of which the times are cached."""
 
     def __init__(self, seed: int, name: str, offset_hz: float, linewidth_hz: float) -> None:
         self.offset_hz = offset_hz
@@ -101,7 +103,7 @@ class Oscillator:
         self._streams = Streams(seed, name, "oscillator")
         self._bridges: list[dict[int, F64]] = [{} for _ in range(self._LEVELS)]
         self._ramp = np.arange(self._STEPS + 1) / self._STEPS
-        self._grids: dict[tuple[int, float], F64] = {}
+        self._grids: dict[float, F64] = {}
 
     def phase_rad(self, start: int, n_samples: int, sample_rate_hz: float) -> F64:
         """Return (sample,) phases; sample m is at tick start + m / rate."""
@@ -109,11 +111,7 @@ class Oscillator:
 
     def phases_rad(self, starts: Sequence[int], n_samples: int, sample_rate_hz: float) -> F64:
         """Return (start, sample) phases, each row what `phase_rad` gives for one start."""
-        if (n_samples, sample_rate_hz) not in self._grids:
-            if len(self._grids) >= self._KEPT:
-                self._grids.clear()
-            self._grids[n_samples, sample_rate_hz] = np.arange(n_samples) * np.float64(1e6 / sample_rate_hz)
-        since_us = self._grids[n_samples, sample_rate_hz]
+        since_us = self._since_us(n_samples, sample_rate_hz)
         at_start = np.array([
             self._start + 2 * math.pi * ((self.offset_hz * to_seconds(start)) % 1.0) for start in starts
         ])[:, None]  # fmt: skip
@@ -138,6 +136,21 @@ class Oscillator:
         points *= rises.ravel()[whole]
         points += knots.ravel()[whole]
         return points
+
+    def _since_us(self, n_samples: int, sample_rate_hz: float) -> F64:
+        """Return (sample,) times since the first sample.
+
+        One array a rate is kept, the beginning of which serves shorter windows; those of very wide windows, of which no
+        two may have the same length, are not kept.
+        """
+        known = self._grids.get(sample_rate_hz)
+        if known is None or known.size < n_samples:
+            known = np.arange(n_samples) * np.float64(1e6 / sample_rate_hz)
+            if n_samples <= self._MOST_KEPT:
+                if len(self._grids) >= self._KEPT:
+                    self._grids.clear()
+                self._grids[sample_rate_hz] = known
+        return known[:n_samples]
 
     def turn(self, start: int, n_samples: int, sample_rate_hz: float) -> C64:
         """Return (sample,) exp(j·phase)."""

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import zmq
@@ -13,6 +14,7 @@ import zmq
 from sim_backend.messages import PROTOCOL, Attach, Declare, Detach, Reply, decode_reply, encode
 from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
 from testbed.core.identity import Identity, secure
+from testbed.core.sockets import end_context
 from testbed.core.world import DriverContext
 
 _LOOK_UP_S = 0.05
@@ -50,13 +52,22 @@ class Link:
     Each thread uses a socket of its own, so that one may silence the radio while another waits for samples.
     """
 
+    _pack: Callable[[Any], Any] = staticmethod(encode)
+    """Makes what is sent of a request."""
+    _unpack: Callable[[Any], Reply] = staticmethod(decode_reply)
+    """Makes an answer of what is received."""
+
     def __init__(self, name: str, endpoint: str, identity: Identity | None) -> None:
         self._name, self._endpoint, self._identity = name, endpoint, identity
         self._context = self._new_context()
         self._now_s: Callable[[], float] = time.monotonic
-        self._local = threading.local()
+        self._local: Any = threading.local()
         self._ids = itertools.count(1)
         self.session = ""
+
+    def share(self) -> None:
+        """Use one socket in all threads, which then have to take turns."""
+        self._local = SimpleNamespace()
 
     def ask(
         self, request: Any, state: str, payload: Any = None, timeout_s: float = ANSWER_S,
@@ -68,9 +79,8 @@ class Link:
         not answer.
         """
         operation = type(request).__struct_config__.tag
-        self._socket(operation, state).send_multipart(
-            [encode(request)] if payload is None else [encode(request), payload]
-        )
+        packed = self._pack(request)
+        self._socket(operation, state).send_multipart([packed] if payload is None else [packed, payload])
         return self._answer(request, operation, state, timeout_s, check)
 
     def ask_many(
@@ -80,7 +90,7 @@ class Link:
         operation = type(requests[0]).__struct_config__.tag
         socket = self._socket(operation, state)
         for request, payload in zip(requests, payloads, strict=True):
-            socket.send_multipart([encode(request), payload])
+            socket.send_multipart([self._pack(request), payload])
         out: list[tuple[Reply, bytes] | DeviceError] = []
         for request in requests:
             try:
@@ -106,7 +116,7 @@ class Link:
                     self._name, operation, state, f"the world at {self._endpoint} did not answer within {timeout_s:g} s"
                 )
             frames = socket.recv_multipart()
-            reply = decode_reply(frames[0])
+            reply = self._unpack(frames[0])
             if reply.id in told:
                 operation = told[reply.id]
                 break
@@ -123,7 +133,7 @@ class Link:
     def tell(self, request: Any, state: str, payload: Any) -> None:
         """Send a request that is answered only if it is refused; this thread's next `ask` then raises the refusal."""
         operation = type(request).__struct_config__.tag
-        self._socket(operation, state).send_multipart([encode(request), payload])
+        self._socket(operation, state).send_multipart([self._pack(request), payload])
         self._local.told[request.id] = operation
 
     def forget_told(self) -> None:
@@ -133,7 +143,7 @@ class Link:
 
     def declare(self, until: int, state: str) -> None:
         """Declare silence until a tick; this has no answer."""
-        self._socket("declare", state).send(encode(Declare(id=0, session=self.session, until=until)))
+        self._socket("declare", state).send(self._pack(Declare(id=0, session=self.session, until=until)))
 
     def attach(self, kind: str, state: str) -> None:
         """Attach the device; an attached device of the same name is replaced."""
@@ -151,13 +161,13 @@ class Link:
         except DeviceError:
             pass  # it is already detached
         finally:
-            self._context.destroy(linger=0)
+            self._end(linger_ms=0)
 
     def leave(self, state: str) -> None:
         """Detach without waiting for an answer, because the World itself may be gone."""
         if self.session:
-            self._socket("detach", state).send(encode(Detach(id=0, session=self.session)))
-        self._context.destroy(linger=100)
+            self._socket("detach", state).send(self._pack(Detach(id=0, session=self.session)))
+        self._end(linger_ms=100)
 
     def _socket(self, operation: str, state: str) -> Any:
         if self._context.closed:
@@ -170,6 +180,9 @@ class Link:
 
     def _new_context(self) -> Any:
         return zmq.Context()
+
+    def _end(self, linger_ms: int) -> None:
+        end_context(self._context, linger_ms)
 
     def _new_socket(self) -> Any:
         socket = self._context.socket(zmq.DEALER)

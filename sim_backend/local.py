@@ -18,6 +18,8 @@ from testbed.core.config import RadioPlan, Scene
 from testbed.core.world import Turns
 
 _numbers = itertools.count()
+_START_S = 60.0
+"""Longest time that a World in a thread may take to begin, or to end: others may use the processor."""
 
 
 @contextmanager
@@ -92,6 +94,9 @@ class _LocalLink(Link):
     def _new_socket(self) -> Any:
         return self._context.line
 
+    def _end(self, linger_ms: int) -> None:
+        self._context.close()
+
 
 class _Lines:
     """Stands in for the context of a link's sockets."""
@@ -101,7 +106,7 @@ class _Lines:
         self.line = air.lines[route] = _Line(air, route)
         self.closed = False
 
-    def destroy(self, linger: int) -> None:
+    def close(self) -> None:
         self.closed = True
         self._air.lines.pop(self._route, None)
 
@@ -122,14 +127,16 @@ def world_in_thread(
         endpoints.append(endpoint)
         ready.set()
 
-    thread = threading.Thread(target=serve, args=("tcp://127.0.0.1:0", None, pace, peer_timeout_s, note, stop))
+    thread = threading.Thread(
+        target=serve, args=("tcp://127.0.0.1:0", None, pace, peer_timeout_s, note, stop), daemon=True
+    )
     thread.start()
     try:
-        if not ready.wait(5.0):
-            raise RuntimeError("the world did not start within 5 s")
+        if not ready.wait(_START_S):
+            raise RuntimeError(f"the world did not start within {_START_S:g} s")
         if scene is not None:
-            SimWorld.reset(endpoints[0], None, scene, radio or RadioPlan(), seed, timeout_s=5.0)
+            SimWorld.reset(endpoints[0], None, scene, radio or RadioPlan(), seed, timeout_s=_START_S)
         yield endpoints[0]
     finally:
         stop.set()
-        thread.join()
+        thread.join(_START_S)

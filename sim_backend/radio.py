@@ -12,7 +12,7 @@ import numpy as np
 
 from sim_backend import messages as m
 from sim_backend.impairments import FrontEnd, RadioOptions, device_clock, oscillator_ppm
-from sim_backend.link import ANSWER_S, NewWorld, OffAir, Replaced, link_for
+from sim_backend.link import ANSWER_S, Link, NewWorld, OffAir, Replaced, link_for
 from sim_backend.messages import MAX_SAMPLES, MAX_WINDOWS, Now, Receive, Reply, Silence, Transmit, Tune
 from sim_backend.ticks import duration, to_ticks
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError, LateTransmit
@@ -69,12 +69,15 @@ class SimRadio(Radio):
         """Whether nothing was transmitted yet, at these settings in this world."""
         self._unheard: list[tuple[IqBlock, float | None]] = []
         """The transmissions since the World's last answer, with their times."""
-        self._link = link_for(name, context)
+        self._link = self._make_link(context)
         try:
             self._link.attach("radio", self.state)
         except BaseException:
             self._link.close(self.state)
             raise
+
+    def _make_link(self, context: DriverContext) -> Link:
+        return link_for(self.name, context)
 
     @property
     def capabilities(self) -> RadioCapabilities:

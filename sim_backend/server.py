@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sim_backend import messages as m
 from sim_backend import uma
 from sim_backend.arrays import Array
+from sim_backend.beside import Hall, offered
 from sim_backend.channel import Channel, responses
 from sim_backend.link import link_to
 from sim_backend.ticks import to_seconds, to_ticks
@@ -32,6 +33,7 @@ from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes, printable
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.options import convert
+from testbed.core.sockets import end_context
 from testbed.core.types import F64, SurfacePattern
 from testbed.core.world import DriverContext, Emulator, Equipment, Turns, World
 
@@ -92,13 +94,17 @@ class SimWorld(World):
             link.close("serving")
 
     @staticmethod
-    def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
+    @contextlib.contextmanager
+    def pacer(endpoint: str, identity: Identity | None) -> Iterator[Callable[[float], None]]:
         link = link_to("world", endpoint, identity)
 
         def let_pass(until_s: float) -> None:
             link.ask(m.Pass(id=link.next_id(), until=to_ticks(until_s)), "serving")
 
-        return let_pass
+        try:
+            yield let_pass
+        finally:
+            link.close("serving")
 
     @staticmethod
     def responses(
@@ -146,9 +152,9 @@ def serve(
     """Bind, call `ready` with the actual endpoint, serve until `stop` is set (noticed within 50 ms)."""
     if pace not in ("virtual", "wall"):
         raise ValueError(f"pace {pace!r}, accepted: virtual, wall")
-    context = zmq.Context()
-    authenticator = start_authenticator(context, identity)
+    context, authenticator = zmq.Context(), None
     try:
+        authenticator = start_authenticator(context, identity)
         socket = context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         # Memory must not grow with what a peer sends, not even before the peer is authenticated.
@@ -169,20 +175,27 @@ def serve(
                 socket.send_multipart([route, *frames], zmq.NOBLOCK)
 
         names = {} if identity is None else {key: name for name, key in identity.known.items()}
-        server = Server(send, pace, peer_timeout_s)
-        ready(socket.getsockopt_string(zmq.LAST_ENDPOINT))
-        while not stop.is_set():
-            socket.poll(math.ceil(1e3 * min(_LOOK_UP_S, server.due_in_s(time.monotonic()))))
-            # everything that has arrived is read before anything is computed, since one pass often completes several
-            # receptions
-            for frames in _arrived(socket):
-                sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
-                server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
-            server.settle(time.monotonic())
+        hall = Hall(send)
+        hall.server = server = Server(hall.send, pace, peer_timeout_s)
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(hall.bell, zmq.POLLIN)
+        endpoint, due_in_s = socket.getsockopt_string(zmq.LAST_ENDPOINT), _LOOK_UP_S
+        with offered(endpoint, hall):
+            ready(endpoint)
+            while not stop.is_set():
+                poller.poll(math.ceil(1e3 * min(_LOOK_UP_S, due_in_s)))
+                hall.send_left()
+                # everything that has arrived is read before anything is computed, since one pass often completes
+                # several receptions
+                with hall.turn:
+                    for frames in _arrived(socket):
+                        sender = None if identity is None else names.get(frames[-1].get("User-Id"), "?")
+                        server.handle(frames[0].bytes, [f.bytes for f in frames[1:]], time.monotonic(), sender)
+                    server.settle(time.monotonic())
+                    due_in_s = server.due_in_s(time.monotonic())
     finally:
-        if authenticator is not None:
-            authenticator.stop()
-        context.destroy(linger=0)
+        end_context(context, linger_ms=0, authenticator=authenticator)
 
 
 def _arrived(socket: Any) -> Iterator[list[Any]]:
@@ -266,6 +279,8 @@ class Server:
         self._next_look = 0.0
         """Time of the next check for silent radios."""
         self._strikes = Strikes(most=20)
+        self.lines: dict[bytes, Callable[[m.Reply, Any], None]] = {}
+        """Devices of this process, by their routes: what takes an answer to a `call`."""
         self.refused = 0
         """Messages that were malformed, or that this world could not serve."""
 
@@ -290,8 +305,16 @@ class Server:
             # A client can only match an answer by its id, which is read from the header if it can be decoded.
             self._answer(route, m.Reply(id=_id_of(frames), error="device", detail=f"message not understood: {exc}"))
             return
+        self._take(route, request, frames[1] if len(frames) > 1 else b"", now, sender)
+
+    def call(self, route: bytes, request: m.Request, payload: bytes, now: float) -> None:
+        """Serve a request of a device of this process, which is the World's own."""
+        self._pass_time(now)
+        self._take(route, request, payload, now, "world")
+
+    def _take(self, route: bytes, request: m.Request, payload: bytes, now: float, sender: str | None) -> None:
         try:
-            self._serve_checked(route, request, frames, now, sender)
+            self._serve_checked(route, request, payload, now, sender)
         except Exception as exc:
             # an error of the computation must affect the request's sender only
             log.error("a %s could not be served: %s: %s", type(request).__name__, type(exc).__name__, exc)
@@ -315,9 +338,7 @@ class Server:
             log.error("%s: %s", self._sessions[session].name, exc)
             self._air.stations.pop(self._sessions[session].name, None)
 
-    def _serve_checked(
-        self, route: bytes, request: m.Request, frames: list[bytes], now: float, sender: str | None
-    ) -> None:
+    def _serve_checked(self, route: bytes, request: m.Request, payload: bytes, now: float, sender: str | None) -> None:
         """Serve a request if its sender may make it."""
         wanted = request.name if isinstance(request, m.Attach) else _OWNERS.get(type(request))
         if wanted is not None and sender not in (None, "world", wanted):
@@ -326,14 +347,14 @@ class Server:
             self._answer(route, m.Reply(id=request.id, error="device", detail=detail))
             return
         try:
-            reply = self._serve(route, request, frames[1] if len(frames) > 1 else b"", now)
+            reply = self._serve(route, request, payload, now)
         except Refused as exc:
             reply = m.Reply(id=request.id, error=exc.kind, detail=exc.detail, seed=self._air.seed)  # type: ignore[arg-type]
         if reply is not None:
-            payload = (
+            held = (
                 self._air.pattern(self._name(request)) if isinstance(request, m.Readback) and not reply.error else None
             )
-            self._answer(route, reply, payload)
+            self._answer(route, reply, held)
 
     def settle(self, now: float) -> None:
         """Answer every reception that is complete or out of time; drop the silent."""
@@ -376,6 +397,11 @@ class Server:
             )
             self._fail(w, window, "timeout", detail)
         return ready
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a reception waits for `settle`."""
+        return bool(self._waiting)
 
     def due_in_s(self, now: float) -> float:
         """Return the time after which `settle` must be called if no message arrives."""
@@ -646,6 +672,9 @@ class Server:
         return self._began + to_seconds(tick) if self._paced else -math.inf
 
     def _answer(self, route: bytes, reply: m.Reply, payload: Any = None) -> None:
+        if (line := self.lines.get(route)) is not None:
+            line(reply, payload)
+            return
         header = m.encode(reply)
         self._send(route, [header] if payload is None else [header, np.ascontiguousarray(payload)])
 

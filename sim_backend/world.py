@@ -79,9 +79,12 @@ class Transmission:
 
     def take(self, first: int, stop: int) -> C64:
         """Return samples first…stop that leave the radio."""
-        if self.cyclic:
-            return self.samples[..., np.arange(first, stop) % self.samples.shape[-1]]
-        return self.samples[..., first:stop]
+        if not self.cyclic:
+            return self.samples[..., first:stop]
+        period = self.samples.shape[-1]
+        first, stop = first % period, first % period + stop - first
+        whole = self.samples if stop <= period else np.concatenate([self.samples] * -(-stop // period), axis=-1)
+        return whole[..., first:stop]
 
     def stretch(self, first: int, stop: int) -> C64:
         """Return samples first…stop; they are 0 before its beginning and after its end."""

@@ -132,6 +132,9 @@ class Pluto(Radio):
         self._device: _Device | None = None
         self._rx_buffer: Any = None
         self._tx_buffer: Any = None
+        """The cyclic buffer; it stays open, and repeats its samples, while the transmitter is powered down."""
+        self._tx_levels = b""
+        """The samples in it."""
         self._may_radiate = False
         """Whether its transmitter is on or in an unknown state."""
         self._ranges: dict[str, Any] = {}
@@ -176,7 +179,7 @@ class Pluto(Radio):
         levels = np.rint(parts * _DAC_FULL_SCALE).astype("<i2")
         if block.samples.shape[1] % 2:  # the DMA engine moves eight bytes at a time
             levels = np.tile(levels, 2)
-        self._call("transmit", lambda: self._play(levels))
+        self._call("transmit", lambda: self._play(levels.tobytes()))
 
     def _do_receive(self, n_samples: int, at_s: float | None, timeout_s: float) -> IqBlock:
         # allocated here, because memory that other threads free goes back to the system
@@ -291,6 +294,7 @@ class Pluto(Radio):
         device = self._device or self._open()  # a lost device may be back
         sdr = device.sdr
         self._mute()
+        self._tx_buffer = None
         self._zero_tones()
         # A new rate resets gains, and a new carrier calibrates; hence the order: rate, carrier, gains.
         sdr.sample_rate = round(settings.sample_rate_hz)
@@ -307,14 +311,16 @@ class Pluto(Radio):
             rx_gain_db=float(sdr.rx_hardwaregain_chan0),
         )
 
-    def _play(self, levels: np.ndarray) -> None:
+    def _play(self, levels: bytes) -> None:
         device = self._here()
-        self._tx_buffer = None  # a cyclic buffer must be destroyed before the next one is made
-        buffer = self._iio.Buffer(device.dac, levels.size // 2, True)
-        buffer.write(bytearray(levels.tobytes()))
-        buffer.push()
-        self._worker.require_heard("transmit")  # after a timeout, no caller would silence it
-        self._tx_buffer, self._may_radiate = buffer, True
+        if self._tx_buffer is None or levels != self._tx_levels:
+            self._tx_buffer = None  # a cyclic buffer must be destroyed before the next one is made
+            buffer = self._iio.Buffer(device.dac, len(levels) // 4, True)
+            buffer.write(bytearray(levels))
+            buffer.push()
+            self._worker.require_heard("transmit")  # after a timeout, no caller would silence it
+            self._tx_buffer, self._tx_levels = buffer, levels
+        self._may_radiate = True
         device.tx_powerdown.value = "0"
 
     def _capture(self, parts: np.ndarray) -> float:
@@ -336,10 +342,13 @@ class Pluto(Radio):
                 self._rx_buffer = None
 
     def _mute(self) -> None:
-        """Stop all emission from the antenna, the carrier's leak included."""
+        """Stop all emission from the antenna, the carrier's leak included.
+
+        The local oscillator alone does it. The buffer stays open: in most rounds the same frame is sent again, and a
+        new buffer takes several ms.
+        """
         self._here().tx_powerdown.value = "1"
         self._worker.require_heard("silence")
-        self._tx_buffer = None
         self._may_radiate = False
 
     def _mute_anew(self) -> None:
@@ -356,6 +365,7 @@ class Pluto(Radio):
     def _leave_quiet(self) -> None:
         try:
             self._mute()
+            self._tx_buffer = None  # without a buffer the tone generators take over, at once
             self._zero_tones()
         finally:
             self._release()

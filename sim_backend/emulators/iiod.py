@@ -1,6 +1,7 @@
 """iiod's text protocol (libiio 0.2x) over TCP, for an unmodified libiio at the other end of `ip:HOST:PORT`.
 
-One thread a connection; libiio uses one for attributes and a new one for every buffer it opens.
+One thread a connection; libiio uses one for attributes and a new one for every buffer it opens, so that a thread serves
+one connection after the other.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import queue
 import select
 import socket
 import struct
@@ -29,6 +31,8 @@ _LONGEST_WRITE = 1 << 16
 """Longest value of an attribute: filters and gain tables have some kilobytes."""
 _LONGEST_LINE = 1024
 _LONGEST_TIMEOUT_MS = 3_600_000
+_SHORT = 1 << 16
+"""Bytes that are copied rather than sent apart."""
 _MOST_SESSIONS = 64
 """Connections at a time, each of which takes a thread; libiio needs two or three."""
 _IDLE_S = 60.0
@@ -85,6 +89,10 @@ class IiodServer:
         self._host, self._port = self._listener.getsockname()[:2]
         self._sessions: set[_Session] = set()
         self._lock = threading.Lock()
+        self._accepted: queue.SimpleQueue[_Session | None] = queue.SimpleQueue()
+        """Connections that a thread is to serve; None ends a thread."""
+        self._n_threads = self._n_busy = 0
+        """Threads that serve connections, and how many have or will get one."""
         self._holders: dict[str, dict[_Session, bool]] = {}
         """Device → the sessions that have its buffer open, and whether for repeating, which excludes all others."""
         self.n_blocks: dict[str, int] = {}
@@ -105,6 +113,8 @@ class IiodServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.hang_up()
+        for _ in range(self._n_threads):
+            self._accepted.put(None)
 
     def hang_up(self) -> None:
         """Drop every connection, as a pulled cable does."""
@@ -132,7 +142,20 @@ class IiodServer:
                 wire.close()
                 continue
             wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._serve, args=(session,), name=f"iiod-{self._port}-client", daemon=True).start()
+            self._accepted.put(session)
+            with self._lock:
+                self._n_busy += 1
+                is_short = self._n_busy > self._n_threads
+                self._n_threads += is_short
+            if is_short:
+                threading.Thread(target=self._work, name=f"iiod-{self._port}-client", daemon=True).start()
+
+    def _work(self) -> None:
+        """Serve one connection after the other."""
+        while (session := self._accepted.get()) is not None:
+            self._serve(session)
+            with self._lock:
+                self._n_busy -= 1
 
     def _make_room(self) -> bool:
         """Hang up on the connection that has been idle for the longest time, if that is long; return whether one was.
@@ -340,13 +363,19 @@ class IiodServer:
             block = stream.read(n_bytes, self._timeout_s)
             length = n_bytes if block is None else block[0]
             # the mask precedes only the first block of an answer
-            session.wire.sendall(b"%d\n" % length + (first % mask if first else b""))
+            head = b"%d\n" % length + (first % mask if first else b"")
             if block is None:
-                session.wire.sendall(bytes(n_bytes // 2))
+                session.wire.sendall(head + bytes(n_bytes // 2))
                 raise _HangUp
             try:
                 for piece in block[1]:
-                    self._send_piece(session, piece, stream.dribble_s * len(piece) / length)
+                    # a short piece is sent with the head, which would take as long alone
+                    if len(piece) > _SHORT or stream.dribble_s:
+                        session.wire.sendall(head)
+                        self._send_piece(session, piece, stream.dribble_s * len(piece) / length)
+                    else:
+                        session.wire.sendall(head + piece)
+                    head = b""
             except OSError as exc:  # too late to report, because the length was sent already
                 raise _HangUp from exc
             n_bytes -= length

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 
+from sim_backend.beside import link_beside
 from sim_backend.emulators._options import emulator_options
 from sim_backend.emulators.iio_tree import UNREADABLE, Device, Key
 from sim_backend.emulators.iiod import IiodServer, Stream
@@ -34,7 +36,7 @@ from sim_backend.emulators.pluto_streams import SLICE, Block, Ring, RxStream, Tx
 from sim_backend.emulators.pluto_tdd import TDD, TddEngine, has_tdd
 from sim_backend.emulators.pluto_tree import ADC, DAC, LO_RANGES_HZ, PHY, RATE_FILES, XADC, pluto_tree, tone_file
 from sim_backend.impairments import OneAntenna, device_clock
-from sim_backend.link import ANSWER_S, NewWorld, OffAir
+from sim_backend.link import ANSWER_S, Link, NewWorld, OffAir
 from sim_backend.messages import MAX_SAMPLES, Receive, Silence
 from sim_backend.radio import SimRadio
 from sim_backend.ticks import duration
@@ -128,6 +130,9 @@ class _Chain(SimRadio):
             carrier_hz=(69e6, 6.01e9),  # the crystal's error may lead slightly beyond the range
         )  # fmt: skip
 
+    def _make_link(self, context: DriverContext) -> Link:
+        return link_beside(self.name, context)
+
     def send_once(self, samples: C64, then: C64, queue_s: float) -> None:
         """Send samples after those that are still being sent, but first let time pass until at most `queue_s` of the
         latter is left.
@@ -208,8 +213,10 @@ class EmulatedPluto(Emulator):
         self._chains: dict[str, _Chain] = {}
         self._stale = {"rx", "tx"}
         """Chains whose settings changed since they were last tuned."""
-        # A chain belongs to one thread, because its sockets do; so clients' requests are handled one after the other.
-        self._workers = {side: ThreadPoolExecutor(1, f"{name}-{side}") for side in ("rx", "tx")}
+        self._turns = {side: threading.Lock() for side in ("rx", "tx")}
+        """Side → held by whichever thread uses its chain. Who holds both has taken that of the receiver first."""
+        self._filler = ThreadPoolExecutor(1, f"{name}-rx")
+        """Fills blocks that are too large to be filled while a client waits."""
         self._playing: C64 | None = None
         """The samples of the open cyclic buffer."""
         self._tx_used = False
@@ -234,13 +241,11 @@ class EmulatedPluto(Emulator):
             return
         self._closed = True
         self.server.close()
-        for side, worker in self._workers.items():
-            worker.submit(self._leave, side)
-            worker.shutdown(wait=True)
-
-    def _leave(self, side: str) -> None:
-        if side in self._chains:
-            self._chains.pop(side).leave()
+        self._filler.shutdown(wait=True)
+        for side, turn in self._turns.items():
+            with turn:
+                if side in self._chains:
+                    self._chains.pop(side).leave()
 
     # ---------------------------------------------------------------- attributes
 
@@ -433,9 +438,12 @@ class EmulatedPluto(Emulator):
         return self.faults.early_requeue
 
     def capture(self, block: Block) -> None:
-        """Start filling a block, from the World's present time on or once earlier blocks are full; returns at once."""
+        """Fill a block, from the World's present time on or once earlier blocks are full."""
+        if block.at_once:
+            self._fill(block)
+            return
         try:
-            self._workers["rx"].submit(self._fill, block)
+            self._filler.submit(self._fill, block)
         except RuntimeError:  # a client's last request during `close`
             block.fail(OSError(errno.ENODEV, "switched off"))
 
@@ -448,7 +456,7 @@ class EmulatedPluto(Emulator):
             elif self.tree.values[_LOOPBACK] == "1":
                 block.add(self._loop(len(block.samples)))
             else:
-                self._do("rx", lambda chain: self._capture(chain, block))
+                self._on("rx", lambda chain: self._capture(chain, block))
         except Exception as exc:  # any error must reach the reader, which would otherwise wait without end
             block.fail(_refusal(exc))
 
@@ -543,17 +551,16 @@ class EmulatedPluto(Emulator):
                 log.info("%s: not on the air yet: %s", self.name, exc)
 
     def _on(self, side: str, job: Callable[[_Chain], T], refresh: bool = False) -> T:
-        """Run `job` with a chain that is tuned to the attributes, in the thread that owns the chain."""
-        if refresh:
-            self._stale.add(side)
-        try:
-            work = self._workers[side].submit(self._do, side, job)
-        except RuntimeError as exc:  # a client's last request during `close`
-            raise OSError(errno.ENODEV, "switched off") from exc
-        try:
-            return work.result()
-        except DeviceError as exc:
-            raise _refusal(exc) from exc
+        """Run `job` with a chain that is tuned to the attributes."""
+        with self._turns[side]:
+            if self._closed:  # a client's last request
+                raise OSError(errno.ENODEV, "switched off")
+            if refresh:
+                self._stale.add(side)
+            try:
+                return self._do(side, job)
+            except DeviceError as exc:
+                raise _refusal(exc) from exc
 
     def _do(self, side: str, job: Callable[[_Chain], T]) -> T:
         chain = self._chains.get(side)

@@ -23,7 +23,8 @@ _MOST_IN_RING = 1 << 24
 """Largest number of samples in all blocks of a ring, 64 MiB: four blocks, as many as there are unless a client asks for
 others, of the greatest length."""
 _EAGER = 2 * SLICE
-"""A ring of at most this many samples is filled before OPEN is answered, so that its age does not depend on timing."""
+"""A ring of at most this many samples is filled before OPEN is answered, so that its age does not depend on timing.
+Its blocks are filled in the client's thread."""
 
 I16 = NDArray[np.int16]
 
@@ -31,8 +32,10 @@ I16 = NDArray[np.int16]
 class Block:
     """A block of samples that is being captured: (sample, 2) int16."""
 
-    def __init__(self, n_samples: int) -> None:
+    def __init__(self, n_samples: int, at_once: bool = False) -> None:
         self.samples: I16 = np.zeros((n_samples, 2), "<i2")
+        self.at_once = at_once
+        """Whether it is filled before `Capture.capture` returns."""
         self.filled = 0
         self.wanted = True
         """Whether a reader still waits for it."""
@@ -78,7 +81,7 @@ class Capture(Protocol):
     """The interface that fills blocks, one after the other: the radio."""
 
     def capture(self, block: Block) -> None:
-        """Start filling a block, from now or once the ones before it are full. Returns at once."""
+        """Fill a block, from now or once the ones before it are full; returns at once unless it is filled `at_once`."""
 
     def asked(self) -> None:
         """A client asks for a block."""
@@ -166,10 +169,10 @@ class Ring:
             self._lock.release()
 
     def _queue(self) -> None:
-        block = Block(self._n)
+        block = Block(self._n, self._n * self._n_blocks <= _EAGER)
         self._blocks.append(block)
         self.radio.capture(block)
-        if self._n * self._n_blocks <= _EAGER and len(self._blocks) > 1:
+        if block.at_once and len(self._blocks) > 1:
             block.wait(self._n - 1)
 
     def _drop(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 import weakref
 from collections import deque
@@ -143,6 +144,9 @@ class _Core:
         self.settings = RadioSettings(CARRIERS.start(), 1e6, 0.0, 0.0)
         self.tuned: RadioSettings | None = None
         self.events: deque[TXMetadataEventCode] = deque()
+        self.lock: Any = threading.RLock()
+        """Held by whoever takes or passes on bursts, or retunes: several threads may use a device, and one may silence
+        it while another waits for samples."""
         self._bursts: list[tuple[IqBlock | None, TXMetadataEventCode]] = []
         """Timed bursts on their way to the air, which gets them together, and what is reported of each; None: a burst
         that was lost."""
@@ -174,18 +178,20 @@ class _Core:
     # -- bursts
     def launch(self, burst: IqBlock | None, report: TXMetadataEventCode) -> None:
         """Take a timed burst; its time is on the simulated radio's clock."""
-        self._bursts.append((burst, report))
+        with self.lock:
+            self._bursts.append((burst, report))
 
     def flush(self) -> None:
-        """Put the bursts on the air."""
-        bursts, self._bursts = self._bursts, []
-        blocks = [burst for burst, _ in bursts if burst is not None]
-        failures = iter(self._tuned_sim().transmit_many(blocks) if blocks else [])
-        for burst, report in bursts:
-            failure = None if burst is None else next(failures)
-            if failure is not None and not isinstance(failure, LateTransmit):
-                raise RuntimeError(f"RuntimeError: {failure}") from failure
-            self.events.append(report if failure is None else TXMetadataEventCode.time_error)
+        """Put the bursts on the air, also those of other threads; they are on it when this returns."""
+        with self.lock:
+            bursts, self._bursts = self._bursts, []
+            blocks = [burst for burst, _ in bursts if burst is not None]
+            failures = iter(self._tuned_sim().transmit_many(blocks) if blocks else [])
+            for burst, report in bursts:
+                failure = None if burst is None else next(failures)
+                if failure is not None and not isinstance(failure, LateTransmit):
+                    raise RuntimeError(f"RuntimeError: {failure}") from failure
+                self.events.append(report if failure is None else TXMetadataEventCode.time_error)
 
     # -- commands
     def touch(self, call: str) -> None:
@@ -203,8 +209,7 @@ class _Core:
 
     # -- time
     def _sim_now_s(self) -> float:
-        if self._bursts:
-            self.flush()
+        self.flush()
         return self.sim.now_s() + self._passed_s
 
     def _world_s(self) -> float:
@@ -243,9 +248,9 @@ class _Core:
     def on_air(self) -> SimRadio:
         """Return the radio in the World, with everything that was sent so far, retuned if settings changed since it was
         used."""
-        if self._bursts:
+        with self.lock:
             self.flush()
-        return self._tuned_sim()
+            return self._tuned_sim()
 
     def _tuned_sim(self) -> SimRadio:
         if self.tuned != self.settings:
@@ -259,12 +264,15 @@ class _Core:
         return self.sim
 
     def change(self, **values: float) -> None:
-        if self._bursts:
+        with self.lock:
             self.flush()
-        s = self.settings
-        self.settings = RadioSettings(
-            **{k: values.get(k, getattr(s, k)) for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")}
-        )
+            s = self.settings
+            self.settings = RadioSettings(
+                **{
+                    k: values.get(k, getattr(s, k))
+                    for k in ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
+                }
+            )
 
     def rates(self) -> MetaRange:
         """Return the rates of this master clock, or of all that a free one can take."""

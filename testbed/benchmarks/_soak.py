@@ -13,7 +13,7 @@ import msgspec
 from testbed.benchmarks._endurance import Endured, Site, descriptors, experiment_of, journal_bytes, memory_mb
 from testbed.core.config import Faults
 from testbed.records import files
-from testbed.records.documents import BLOCK_BEGUN
+from testbed.records.documents import BLOCK_BEGUN, RUN_ENDING
 from testbed.records.journal import JournalTail
 
 ROUNDS = 20_000
@@ -80,8 +80,8 @@ def _mb_per_10000(path: Path, rounds: int) -> float | None:
 
 
 def _held_mb(samples: list[tuple[int, float, int, bool]]) -> float:
-    """Return the memory that a process holds between two blocks, where it was seen there. In a block it needs some
-    hundred megabytes more for a short time, which says nothing about leaks."""
+    """Return the memory that a process holds between two blocks, where it was seen there. In a block, and while the
+    record is closed, it needs some hundred megabytes more for a short time, which says nothing about leaks."""
     between = [mb for _, mb, _, in_block in samples if not in_block]
     return statistics.median(between or [mb for _, mb, _, _ in samples])
 
@@ -98,8 +98,8 @@ class _Watch:
         """Size of the journal in bytes at the last look, when `rounds` were over."""
         self.moved_s = time.monotonic()
         self._samples: dict[tuple[str, int], list[tuple[int, float, int, bool]]] = {}
-        """(role, pid) → (rounds over, MB, descriptors, whether a block was under way)."""
-        self._in_block = False
+        """(role, pid) → (rounds over, MB, descriptors, whether a block was under way or the run ended)."""
+        self._in_block = self._ends = False
         self._said = 0
 
     def look(self, say: Callable[[str], None]) -> None:
@@ -115,12 +115,13 @@ class _Watch:
             self.rounds = max([self.rounds, *(row[0] + 1 for row in grown.rounds)])
             self.journal = journal_bytes(self.folder) or self.journal
             for kind, body in grown.documents:
-                begun = kind == "event" and msgspec.json.decode(body)["kind"] == BLOCK_BEGUN
-                self._in_block = begun or (self._in_block and kind != "block")
+                what = msgspec.json.decode(body)["kind"] if kind == "event" else kind
+                self._in_block = what == BLOCK_BEGUN or (self._in_block and what != "block")
+                self._ends = self._ends or what == RUN_ENDING
         for pid, role in self._site.processes().items():
             mb, n = memory_mb(pid), descriptors(pid)
             if mb is not None and n is not None:
-                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n, self._in_block))
+                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n, self._in_block or self._ends))
         if self.rounds >= self._said + 1000:
             self._said = self.rounds
             say(f"{self.rounds} rounds")

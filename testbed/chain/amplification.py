@@ -23,6 +23,7 @@ from testbed.chain.knowledge import covered
 from testbed.chain.wegman_carter import PAD_BYTES, PAIR_BITS, Pool
 from testbed.core.config import Accounting
 from testbed.core.errors import DialogueFailed, InputError
+from testbed.core.forks import Children
 from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.outcomes import EveRow, KeyReport, LengthTerm
 from testbed.core.seeds import derive, generator
@@ -76,8 +77,10 @@ class Amplification:
         self.budget = Budget(accounting.epsilon_log2, blocks)
         self._decided = set() if decided is None else decided
 
-    def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
+    def decide(self, agreed: Agreed, facts: Facts, seed: int, children: Children | None = None) -> KeyReport:
         """Return how long the key of a verified block may be, and why; Alice's side only.
+
+        children: see `entropy.judge`.
 
         Raises ValueError where `agreed` is not verified.
         """
@@ -95,6 +98,7 @@ class Amplification:
             epsilon_log2=self.accounting.epsilon_log2,
             blocks=self.budget.blocks,
             seed=derive(seed, "judge", block),
+            children=children,
         )
         if (why := unfittable(facts)) is not None:
             return _no_key(block, measured, self.accounting.entropy, why)

@@ -22,6 +22,7 @@ from testbed.core import registry
 from testbed.core.antennas import canonical_antennas
 from testbed.core.config import Accounting, ChainPlan
 from testbed.core.errors import InputError
+from testbed.core.forks import Children
 from testbed.core.ledger import Dialogue, PublicMessage
 from testbed.core.outcomes import HeardSeries, KeyReport, TrainReport
 from testbed.core.seeds import generator
@@ -88,9 +89,9 @@ class KeyChain:
         """See `Agreement.agree`."""
         return self._agreement.agree(role, csi, block, seed)
 
-    def decide(self, agreed: Agreed, facts: Facts, seed: int) -> KeyReport:
+    def decide(self, agreed: Agreed, facts: Facts, seed: int, children: Children | None = None) -> KeyReport:
         """See `Amplification.decide`."""
-        return self._amplification.decide(agreed, facts, seed)
+        return self._amplification.decide(agreed, facts, seed, children)
 
     def amplify(
         self, role: Side, agreed: Agreed, decided: KeyReport | None, seed: int

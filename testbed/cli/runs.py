@@ -11,7 +11,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import InProcessOption, JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
-from testbed.cli.terminal import ProgressBar, aside, conclude, print_json, say
+from testbed.cli.terminal import Ahead, ProgressBar, aside, conclude, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -95,10 +95,10 @@ def run(
         Beside.check()
     if metrics is not None:
         check_metrics()
-    with contextlib.ExitStack() as stack, Beside(say) as page, ProgressBar(quiet) as bar:
+    with contextlib.ExitStack() as stack, Beside(say) as page, ProgressBar(quiet) as bar, Ahead(bar.update) as ahead:
         outcome = running.run(
             experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, in_process=in_process,
-            progress=bar.update, on_coordinator=begun,
+            progress=ahead.update, on_coordinator=begun,
         )  # fmt: skip
     conclude(outcome, as_json, quiet)
 
@@ -164,9 +164,9 @@ def coordinator(
             stop_on_signals(server, None)
             nodes = ", ".join(server.state.nodes)
             say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
-            with contextlib.ExitStack() as stack, ProgressBar(quiet) as bar:
+            with contextlib.ExitStack() as stack, ProgressBar(quiet) as bar, Ahead(bar.update) as ahead:
                 serve_metrics(stack, metrics, server)
-                outcome = server.run(world, progress=bar.update)
+                outcome = server.run(world, progress=ahead.update)
         finally:
             server.close()
     conclude(outcome, as_json, quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import typer
 
+from testbed.core.forks import Children, are_safe, usable_cores
 from testbed.core.gate import printable
 from testbed.core.words import counted, duration
 
@@ -164,13 +166,45 @@ class ProgressBar:
             say(f"{p.round}/{p.rounds} rounds{left}  {figures}")
 
 
+class Ahead:
+    """Loads the libraries of the report in another thread while the last block of a run is distilled, in which this
+    process has nothing to do. Passes all progress on."""
+
+    _NEARLY = 0.9
+    """Share of the rounds after which a block counts as the last one."""
+
+    def __init__(self, update: Callable[[Progress], None]) -> None:
+        self._update = update
+        self._thread: threading.Thread | None = None
+
+    def update(self, p: Progress) -> None:
+        self._update(p)
+        if self._thread is None and p.phase == "distilling" and p.round >= self._NEARLY * p.rounds:
+            self._thread = threading.Thread(target=self._load, name="report", daemon=True)
+            self._thread.start()
+
+    @staticmethod
+    def _load() -> None:
+        from testbed.report import html
+
+        with contextlib.suppress(Exception):  # it comes again, and is told, when the report is made
+            html.load()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+
 def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
     """Write the report, print the outcome, and exit with the status that belongs to it."""
     if not quiet:
         say("writing the report")
     from testbed.report import html
 
-    path = html.make(outcome.folder)
+    path = html.make(outcome.folder, children=Children(usable_cores()) if are_safe() else None)
     if as_json:
         print_json(outcome.summary)
     elif outcome.status != "failed" or outcome.summary["rounds"]:  # a run that never started has only a reason

@@ -10,6 +10,7 @@ Receivers listen earlier and later by this bound, so that any interval between r
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,8 +40,15 @@ WIDEST_S = 50e-3
 """Longest time that receivers listen early and late: crystals 40 ppm apart take 48 ms in twenty minutes."""
 
 
-Part = Literal["reference", "listener", "other"]
-"""Alice, whose clock is the reference; nodes that must receive her frames in time; others (a surface)."""
+_MOST_FOR_ONE_S = 1e-3
+"""Longest extension of windows because an optional listener has received nothing since its clock was read …"""
+_FOR_ONE_ROUNDS = 2
+"""… and for how many rounds, at any interval, its crystal may run apart before the extension is limited."""
+
+
+Part = Literal["reference", "listener", "optional", "other"]
+"""Alice, whose clock is the reference; a node that must receive her frames in time; one that should, without which the
+run goes on (Eve); others (a surface)."""
 
 
 @dataclass(slots=True)
@@ -101,7 +109,9 @@ class NodeClock:
     """Largest error of `base_s` until the first frame is received, without the drift."""
     line: _Line = field(repr=False)
     listens: bool
-    """Whether its node must receive the reference's frames; the errors of other clocks widen no window."""
+    """Whether its node receives the reference's frames; the errors of other clocks widen no window."""
+    is_optional: bool = False
+    """Whether the run goes on without it: however long it has received nothing, windows get only a little wider."""
     missed: int = 0
     """Frames in a row that were not received."""
 
@@ -150,42 +160,52 @@ class Scheduler:
             self._reference_doubt_s = uncertainty_s
             for clock in self.clocks.values():
                 clock.uncertainty_s += uncertainty_s if clock.listens else 0.0
-        elif part == "listener":
+        listens = part in ("listener", "optional")
+        if listens:
             uncertainty_s += self._reference_doubt_s
-        self.clocks[node] = NodeClock(base_s, uncertainty_s, line, part == "listener")
+        self.clocks[node] = NodeClock(base_s, uncertainty_s, line, listens, part == "optional")
 
     def reference_s(self, node: str, device_time_s: float) -> float:
         """Return a device time on the reference timeline."""
         return device_time_s - self.clocks[node].base_s
 
-    def plan(self, now_s: float, not_before_s: float) -> tuple[float, float]:
-        """Return (start, end) of the next round on the reference timeline and book it."""
+    def plan(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> tuple[float, float]:
+        """Return (start, end) of the next round on the reference timeline and book it.
+
+        nodes: those that take part in it, None for all whose clocks are known. No window is wider for the sake of
+        another node, whose clock gets more uncertain from round to round.
+        """
         start_s = self._start_s(now_s, not_before_s)
         self.next_s = start_s + self._interval_s
         for clock in self.clocks.values():
             if clock.listens:
                 clock.base_s = clock.line.offset_at(start_s)
-        self.margin_s = self._margin_at(start_s)
+        self.margin_s = self._margin_at(start_s, nodes)
         return start_s, start_s + len(self._slots) * self._slot_s
 
-    def may_follow(self, now_s: float, not_before_s: float) -> bool:
-        """Return whether the next round may belong to the train of the one before. It may not where its windows would
-        be wide: they become narrower if the round is planned once the one before has corrected the clocks."""
-        return self._margin_at(self._start_s(now_s, not_before_s)) <= _WIDE * self._guard_s
+    def may_follow(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> bool:
+        """Return whether the next round, with these nodes, may belong to the train of the one before. It may not where
+        its windows would be wide: they become narrower if it is planned once the one before has corrected the clocks.
+        """
+        return self._margin_at(self._start_s(now_s, not_before_s), nodes) <= _WIDE * self._guard_s
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
         # `now_s` is of the coordinator's clock, which drifts away from the reference.
         lead_s = self.lead_s + (_CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
-    def _margin_at(self, start_s: float) -> float:
-        listening = [clock for clock in self.clocks.values() if clock.listens]
+    def _margin_at(self, start_s: float, nodes: Collection[str] | None) -> float:
+        with_nodes = self.clocks if nodes is None else nodes
+        listening = [clock for name, clock in self.clocks.items() if clock.listens and name in with_nodes]
         wider_s = max((self._doubt_s(clock, start_s) for clock in listening), default=0.0)
         return min(self._guard_s + wider_s, self._widest_s)
 
     def _doubt_s(self, clock: NodeClock, start_s: float) -> float:
         """Return by how much a clock's error may exceed the guard in a round at `start_s`."""
-        return clock.uncertainty_s + max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+        drift_s = max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+        if clock.is_optional:
+            drift_s = min(drift_s, max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * _CRYSTALS * self._interval_s))
+        return clock.uncertainty_s + drift_s
 
     @property
     def shortest_s(self) -> float:

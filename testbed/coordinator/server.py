@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ class Coordinator:
         self._progress: Callable[[Progress], None] = lambda _: None
         self._world: str | None = None
         """Endpoint of the simulated air."""
+        self._open = ExitStack()
         self._advance_world: Callable[[float], None] | None = None
         """Lets the time of the simulated air pass; None until the air has loaded the scene, and without such an air."""
         self._untold: list[e.RoundOver] = []
@@ -188,6 +190,7 @@ class Coordinator:
         self._asked.append(e.PauseAsked(paused))
 
     def close(self) -> None:
+        self._open.close()
         self._hub.socket.close(linger=200)
         self._wire.close()
 
@@ -476,7 +479,7 @@ class Coordinator:
         # Unless the run is a rehearsal, nothing in it may follow from the seed in a file, the simulated air included.
         seed = plan.seed if is_rehearsal(self.lab, plan) else seeds.fresh()
         driver.reset(self._world, self._identity, plan.scene, plan.radio, seed, limit_s)
-        self._advance_world = driver.pacer(self._world, self._identity)
+        self._advance_world = self._open.enter_context(driver.pacer(self._world, self._identity))
 
     def _let_world_advance(self, x: e.AdvanceWorld) -> None:
         if self._advance_world is not None:

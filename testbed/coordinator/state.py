@@ -732,7 +732,7 @@ class CoordinatorState(Deadlines):
             return False
         # On the wall clock a wide window becomes narrower if it is planned once the train under way has corrected the
         # clocks.
-        if self.rounds.under_way and not self.virtual and not self.timetable.may_follow(self._not_before_s()):
+        if self.rounds.under_way and not self.virtual and not self._windows_are_narrow(self.roster.receivers()):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
@@ -771,7 +771,7 @@ class CoordinatorState(Deadlines):
         self._latch_due_s.clear()
         self.timetable.ask_board()
         train = [self._plan_round(orders)]
-        while len(train) < most and self._may_follow(train[0]):
+        while len(train) < most and self._may_follow(train[0], nodes):
             train.append(self._plan_round(orders))
         first = train[0]
         self._wait_for_train()
@@ -796,12 +796,16 @@ class CoordinatorState(Deadlines):
         block = self.blocks.room_for_train(len(self.rounds.under_way))
         return min(self.timetable.train, left, block, self.surface.room_for_train)
 
-    def _may_follow(self, first: Round) -> bool:
-        """Return whether one more round may join a train: a sounding is alone in its train, and the windows of every
-        other round must be known."""
+    def _may_follow(self, first: Round, nodes: list[str]) -> bool:
+        """Return whether one more round of these nodes may join a train: a sounding is alone in its train, and the
+        windows of every other round must be known."""
         if first.sounding or self._is_sounding(self.rounds.next) or not self._may_be_planned:
             return False
-        return self.timetable.may_follow(self._not_before_s())
+        return self._windows_are_narrow(nodes)
+
+    def _windows_are_narrow(self, nodes: list[str]) -> bool:
+        """Return whether the next round's windows are, with these nodes, narrow enough for a train."""
+        return self.timetable.may_follow(self._not_before_s(), nodes)
 
     def _not_before_s(self) -> float:
         """Return the earliest start of the next round that leaves the surface time to change."""
@@ -827,7 +831,7 @@ class CoordinatorState(Deadlines):
             self.timetable.correct_clocks(closed)
         scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
-        times_s = self.timetable.plan(self._not_before_s())
+        times_s = self.timetable.plan(self._not_before_s(), orders)
         held = None if is_scheduled else self.surface.held
         r = self.rounds.order(held, times_s, list(orders), self._is_sounding(self.rounds.next))
         if is_scheduled:

@@ -7,7 +7,7 @@ the corrections of the clocks that follow from the receivers' reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
@@ -49,6 +49,8 @@ FIRST_LEAD_S = 0.12
 LONGEST_LEAD_S = 0.25
 """Upper limit of that time: a late train doubles it, and every train that is not late shortens it a little."""
 _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
+_PARTS: Mapping[str, Part] = {"alice": "reference", "bob": "listener", "eve": "optional", "ris": "other"}
+"""Role → whose clock it is, for the scheduler."""
 SUITED_TRAIN = 64
 """Number of rounds of a train in virtual time where the experiment states none; all of them share the train's cost."""
 SUITED_TRAIN_S = 0.128
@@ -146,7 +148,7 @@ class Timetable:
         """Take a reading of a node's clock; False where no reading was requested."""
         if self.scheduler is None:
             return False
-        part: Part = "reference" if node.role == "alice" else "other" if node.role == "ris" else "listener"
+        part = _PARTS[node.role]
         if self.virtual:
             # Virtual time does not pass while no node probes. Before the first round it is exactly 0; a node that
             # joins later finds it near the end of the last round.
@@ -214,10 +216,11 @@ class Timetable:
         """
         return number - min(_FIRST_LAG + number // 2, self._lag) if self.virtual else math.inf
 
-    def may_follow(self, not_before_s: float) -> bool:
-        """Return whether the next round's windows are narrow enough for it to join the train of the one before."""
+    def may_follow(self, not_before_s: float, nodes: Collection[str]) -> bool:
+        """Return whether the next round's windows, with these nodes, are narrow enough for it to join the train of the
+        one before."""
         assert self.scheduler is not None
-        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s))
+        return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s), nodes)
 
     def ask_board(self) -> None:
         """Take note of the time at which a train's patterns are ordered: the answer contains a clock reading."""
@@ -247,10 +250,10 @@ class Timetable:
         one."""
         return (self._latch_from_s + start_s) / 2
 
-    def plan(self, not_before_s: float) -> tuple[float, float]:
-        """Book the next round; returns (start, end) on the reference timeline."""
+    def plan(self, not_before_s: float, nodes: Collection[str]) -> tuple[float, float]:
+        """Book the next round, in which these nodes take part; returns (start, end) on the reference timeline."""
         assert self.scheduler is not None
-        start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s))
+        start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s), nodes)
         self.last_end_s = end_s
         return start_s, end_s
 

@@ -329,7 +329,7 @@ class CoordinatorPlace(Table):
     heartbeat_s: Wait = 0.5
     lost_after_s: Wait = 3.0
     """A node silent for this long is lost."""
-    rejoin_timeout_s: Wait = 15.0
+    rejoin_timeout_s: Wait = 30.0
     """A lost or silent Alice or Bob may come back within this time; then the run stops."""
     operation_timeout_s: Wait = 10.0
     """Longest time of one operation of one node (a probe, a pattern)."""

@@ -127,8 +127,9 @@ class World(ABC):
 
     @staticmethod
     @abstractmethod
-    def pacer(endpoint: str, identity: Identity | None) -> Callable[[float], None]:
-        """Return a function that lets the running world's time pass up to an instant (s after its reset).
+    def pacer(endpoint: str, identity: Identity | None) -> AbstractContextManager[Callable[[float], None]]:
+        """Return a context manager that yields a function which lets the running world's time pass up to an instant (s
+        after its reset); leaving it closes the connection to the world.
 
         For labs whose radios cannot time their samples, so that no time passes between rounds. It has no effect in wall
         pace, where time passes by itself.

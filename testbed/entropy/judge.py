@@ -53,12 +53,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import scipy
 
 from testbed.core.errors import InputError
+from testbed.core.forks import ChildLost, Children
 from testbed.core.seeds import derive, permutation
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import FOLDS, Attack, Broken, load_attacks, make_attacks
@@ -75,6 +77,8 @@ _BATCHES = (64, 24)
 _LOWER_NINE_TENTHS = 0.623
 """Mean of the lower nine tenths of squared normal variables."""
 TOGETHER = "together"
+JUDGING = "judging"
+"""Stands in place of an attack's name where a process that judges was lost."""
 _PERIODS = (2, 3)
 _MOST_BYTES = 1 << 31
 _LEAST = 1e-9
@@ -159,13 +163,15 @@ def judge(
     blocks: int = 1,
     seed: int = 0,
     attacks: Sequence[Attack] | None = None,
+    children: Children | None = None,
 ) -> Judgement:
     """Judge every attack on a block, those of the portfolio unless others are given. Deterministic for a seed.
 
-    blocks: how many blocks the run plans. Attacks should be fresh objects.
+    blocks: how many blocks the run plans. Attacks should be fresh objects. children: the judging is done in forked
+    children, which share the folds after the first one; the results are the same, to the bit. None: it is done here.
 
-    Raises InputError for facts with hidden labels or impossible numbers; an error of an attack becomes a
-    `Failure`.
+    Raises InputError for facts with hidden labels or impossible numbers; an error of an attack, and the loss of a
+    child, become a `Failure`.
     """
     if (facts.value == HIDDEN).any():
         raise InputError("facts with hidden labels cannot be judged; accepted: Alice's own, whole")
@@ -180,9 +186,32 @@ def judge(
     number = len(attacks) + (len(attacks) > 1)
     shared = float(np.log2(max(number, 1) * blocks))
     delta_log2 = -(epsilon_log2 + 2) - shared
-    asked = _asked(facts, attacks, seed)
-    failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken]
-    failures += [Failure(a.attack.name, a.error) for a in asked if a.error is not None]
+    findings, failures = _judged_apart(children, partial(_judged, facts, attacks, seed, float(delta_log2)))
+    failures = [Failure(b.name, f"could not be loaded: {b.reason}") for b in broken] + failures
+    return Judgement(
+        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), number, float(delta_log2)
+    )  # fmt: skip
+
+
+Judged = tuple[list[Finding], list[Failure]]
+
+
+def _judged_apart(children: Children | None, work: Callable[[Children | None], Judged]) -> Judged:
+    """Do the work in a child, which returns the memory that it needs, or here where this process may not fork."""
+    if children is not None:
+        _ = scipy.special, scipy.fft  # loaded here, where they stay for the next block
+        try:
+            return children.one(partial(work, children))
+        except ChildLost as exc:
+            return [], [Failure(JUDGING, f"the process that judges {exc}")]
+        except OSError:
+            pass
+    return work(None)
+
+
+def _judged(facts: Facts, attacks: Sequence[Attack], seed: int, delta_log2: float, children: Children | None) -> Judged:
+    asked = _asked(facts, attacks, seed, children)
+    failures = [Failure(a.attack.name, a.error) for a in asked if a.error is not None]
     experts = [a.expert(facts) for a in asked if a.error is None]
     if len(experts) > 1:
         size = sum(e.p.nbytes for e in experts)
@@ -191,10 +220,7 @@ def judge(
             failures.append(Failure(TOGETHER, f"predictions of {size >> 20} MiB; {accepted}"))
         else:
             experts.append(_together(facts, experts))
-    findings = [_finding(facts, expert, delta_log2) for expert in experts]
-    return Judgement(
-        facts.kept.size, facts.kept_bits, tuple(findings), tuple(failures), number, float(delta_log2)
-    )  # fmt: skip
+    return [_finding(facts, expert, delta_log2) for expert in experts], failures
 
 
 def folds(facts: Facts, kind: str, seed: int) -> list[I64]:
@@ -299,27 +325,39 @@ class _Asked:
         self.attack = attack
         self.p = np.zeros((facts.value.size, facts.n_labels))
         """(symbol, label), 0 for published symbols."""
-        self.freedom: list[float] = []
-        self.error: str | None = None
-        self.applies = self._guarded(lambda: facts.kept.size > 0 and attack.applies(facts))
+        self.freedom: dict[int, float] = {}
+        """Fold → degrees of freedom."""
+        self.failed: tuple[int, str] | None = None
+        """The question at which it had an error, and the error."""
+        self.applies = self._guarded(0, lambda: facts.kept.size > 0 and attack.applies(facts))
 
-    def predict(self, view: Facts, test: I64) -> None:
-        self._guarded(lambda: self._predict(view, test))
+    @property
+    def error(self) -> str | None:
+        return None if self.failed is None else self.failed[1]
 
-    def predict_again(self, view: Facts, test: I64) -> None:
+    def predict(self, fold: int, view: Facts, test: I64) -> None:
+        self._guarded(fold, lambda: self._predict(fold, view, test))
+
+    def predict_again(self, question: int, view: Facts, test: I64) -> None:
         """Ask for the predictions of `test` once more, in a view in which the hidden labels are in another order."""
-        self._guarded(lambda: self._predict_again(view, test))
+        self._guarded(question, lambda: self._predict_again(view, test))
 
     def expert(self, facts: Facts) -> _Expert:
-        a = self.attack
-        return _Expert(a.name, a.knows, self.p[facts.kept], float(np.mean(self.freedom)), a.hidden_context, a.cliff)
+        a, freedom = self.attack, [self.freedom[fold] for fold in sorted(self.freedom)]
+        return _Expert(a.name, a.knows, self.p[facts.kept], float(np.mean(freedom)), a.hidden_context, a.cliff)
 
-    def _predict(self, view: Facts, test: I64) -> None:
+    def take(self, other: _Answers) -> None:
+        """Take the answers that this attack gave in another process."""
+        self.p[other.symbols] = other.p
+        self.freedom |= other.freedom
+        self.failed = min((f for f in (self.failed, other.failed) if f is not None), default=None)
+
+    def _predict(self, fold: int, view: Facts, test: I64) -> None:
         self.p[test] = _ask(view, self.attack, test)
         freedom = float(self.attack.degrees_of_freedom)
         if not np.isfinite(freedom) or freedom < 0:
             raise AttackLied(f"degrees_of_freedom = {freedom}; accepted: numbers from 0")
-        self.freedom.append(freedom)
+        self.freedom[fold] = freedom
 
     def _predict_again(self, view: Facts, test: I64) -> None:
         if np.abs(_ask(view, self.attack, test) - self.p[test]).max() > _SAME:
@@ -327,36 +365,97 @@ class _Asked:
                 "its prediction of hidden symbols changed when it was shown their labels, so it used them (canary)"
             )
 
-    def _guarded(self, question: Callable[[], bool | None]) -> bool:
-        if self.error is not None:
+    def _guarded(self, at: int, question: Callable[[], bool | None]) -> bool:
+        if self.failed is not None:
             return False
         try:
             return bool(question())
         except Exception as exc:  # an attack may be a third party's code
-            self.error = f"{type(exc).__name__}: {exc}"
+            self.failed = at, f"{type(exc).__name__}: {exc}"
             return False
 
 
-def _asked(facts: Facts, attacks: Sequence[Attack], seed: int) -> list[_Asked]:
-    """Return every attack that applies, with its predictions of all folds, or with its error.
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """An attack's predictions of some folds."""
+
+    symbols: I64
+    p: F64
+    """(symbol, label)."""
+    freedom: dict[int, float]
+    failed: tuple[int, str] | None
+
+
+class _Questions:
+    """What every attack is asked: about one fold after the other, and about the first one again.
 
     All attacks are asked about one fold before the next, because they share intermediate results of a view, which are
     large.
     """
-    asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
-    kinds = sorted({one.attack.folds for one in asked})
-    tests = {kind: folds(facts, kind, seed) for kind in kinds}
-    for i in range(max((len(t) for t in tests.values()), default=0)):
-        views = {kind: (facts.hide(t[i]), t[i]) for kind, t in tests.items() if i < len(t)}
-        for one in asked:
+
+    def __init__(self, facts: Facts, asked: list[_Asked], seed: int) -> None:
+        self._facts, self._asked, self._seed = facts, asked, seed
+        self._tests = {kind: folds(facts, kind, seed) for kind in sorted({one.attack.folds for one in asked})}
+        self.folds = max((len(t) for t in self._tests.values()), default=0)
+
+    def ask(self, number: int) -> None:
+        """Ask about a fold or, with the number after the last one, ask the canary question."""
+        if number == self.folds:
+            return self._ask_again()
+        views = {kind: (self._facts.hide(t[number]), t[number]) for kind, t in self._tests.items() if number < len(t)}
+        for one in self._asked:
             if one.attack.folds in views:
-                one.predict(*views[one.attack.folds])
-    # The canary test: by now every label was visible in some fold. If asked about the first fold again, a correct
-    # attack repeats its prediction; an attack that stored labels of other folds predicts better.
-    views = {kind: (_another_string(facts, t[0], seed).hide(t[0]), t[0]) for kind, t in tests.items() if t}
-    for one in asked:
-        one.predict_again(*views[one.attack.folds])
+                one.predict(number, *views[one.attack.folds])
+
+    def _ask_again(self) -> None:
+        """The canary test: by now every label of the first fold was visible in another one. If asked about the first
+        fold again, a correct attack repeats its prediction; an attack that stored labels of other folds predicts
+        better."""
+        views = {}
+        for kind, (test, *_) in self._tests.items():
+            views[kind] = _another_string(self._facts, test, self._seed).hide(test), test
+        for one in self._asked:
+            one.predict_again(self.folds, *views[one.attack.folds])
+
+    def answered(self, numbers: Sequence[int]) -> list[_Answers]:
+        """Ask these questions, and return what each attack answers."""
+        for number in numbers:
+            self.ask(number)
+        out = []
+        for one in self._asked:
+            tests = [t[i] for t in [self._tests[one.attack.folds]] for i in numbers if i < len(t)]
+            symbols = np.concatenate([np.zeros(0, np.int64), *tests])
+            freedom = {i: one.freedom[i] for i in numbers if i in one.freedom}
+            out.append(_Answers(symbols, one.p[symbols], freedom, one.failed))
+        return out
+
+
+def _asked(facts: Facts, attacks: Sequence[Attack], seed: int, children: Children | None) -> list[_Asked]:
+    """Return every attack that applies, with its predictions of all folds, or with its error.
+
+    The first fold is asked about here, because attacks decide at it what holds for all others.
+    """
+    asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
+    questions = _Questions(facts, asked, seed)
+    if not questions.folds:
+        return asked
+    questions.ask(0)
+    others = range(1, questions.folds + 1)
+    for answers in _shared(questions, others, children):
+        for one, found in zip(asked, answers, strict=True):
+            one.take(found)
     return asked
+
+
+def _shared(questions: _Questions, numbers: Sequence[int], children: Children | None) -> list[list[_Answers]]:
+    """Return the answers of all attacks to these questions, which the children share."""
+    if children is not None and children.at_once > 1:
+        shares = [numbers[i :: children.at_once] for i in range(children.at_once)]
+        try:
+            return children.each([partial(questions.answered, share) for share in shares if share])
+        except OSError:  # this process may not fork
+            pass
+    return [questions.answered(numbers)]
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:

@@ -30,7 +30,7 @@ from testbed.core.errors import InputError
 from testbed.core.types import F64
 from testbed.entropy.facts import Facts
 from testbed.entropy.gaussian_labels import renyi_entropy
-from testbed.entropy.judge import Finding, Judgement, Rule
+from testbed.entropy.judge import JUDGING, Finding, Judgement, Rule
 
 STEP = 64
 TAG_BITS = 128
@@ -353,6 +353,8 @@ def _assumptions(
 def _why(judgement: Judgement, measured: Finding | None, terms: tuple[Term, ...]) -> str:
     if judgement.failures:
         first = judgement.failures[0]
+        if first.attack == JUDGING:
+            return f"{JUDGING} failed: {first.reason}"
         return f"attack {first.attack} failed: {first.reason}"
     if measured is None:
         return "no attack applies to this block, so nothing bounds what an Eve knows"

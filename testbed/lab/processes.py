@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # imported only where a run is driven, because nodes and the 
     from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.records.recorded import RecordedRun
 
-_WORLD_START_S = 20.0
+_WORLD_START_S = 60.0
 _LIBRARY_S = 120.0
 _BAD_INPUT = 2
 """Exit status of a daemon that refuses its input."""
@@ -399,8 +399,8 @@ def run(
     if experiment.faults is not None:
         victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)
         faults = fault_plan.plan(experiment.faults, experiment, victims)
-    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
     crew = Crew(lab, lab_name, fault_plan.kills(faults))
+    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
     with contextlib.ExitStack() as stack:
         stack.callback(coordinator.close)
         stack.callback(crew.stop)

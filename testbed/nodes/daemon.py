@@ -21,7 +21,7 @@ import zmq
 
 from testbed import __version__
 from testbed.config.devices import open_device
-from testbed.core import key_file, logs, memory, seeds
+from testbed.core import forks, key_file, logs, memory, seeds
 from testbed.core.config import Lab, NodePlace
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.gate import is_identifier, printable
@@ -112,11 +112,15 @@ class NodeDaemon:
         self.incarnation = transport.new_incarnation()
         with_pool = lab.wegman_carter and self.role in ("alice", "bob")
         self._pool_file = PoolFile(state_dir) if with_pool else None
+        self._halted = threading.Event()
+        # One process for all nodes may be anybody's, such as a notebook's, whose threads may hold locks.
+        may_fork = shared is None and forks.are_safe()
         self.state = NodeState(
             self.role, secrets.randbits(256), self.place.floors,
             identity is not None if shared is None else lab.curve,  # nobody can come between those of one process
             lab.wegman_carter,
             self._pool_file.read() if self._pool_file is not None else None, self.place.private,
+            forks.Children(forks.usable_cores(), stopped=self._halted.is_set) if may_fork else None,
         )  # fmt: skip
         self._machine = handler_of(self.state)
         self._trouble = 0
@@ -139,7 +143,6 @@ class NodeDaemon:
         self._recalled = ""
         """The run for which this process of Alice's node has already read its files of earlier blocks."""
         self._device_lock = threading.Lock()
-        self._halted = threading.Event()
         self._leave_s = 0.0
         """When a node that was halted ends."""
         self._not_silent: DeviceError | None = None
@@ -586,7 +589,12 @@ class NodeDaemon:
                 (self._captured_life, body), lambda: self._attempt(operation, lambda: work.capture(found))
             )
             return None
-        return self._thread.do(lambda: self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body)))
+
+        def operate() -> Any:
+            return self._attempt(operation, lambda: _OPERATIONS[type(body)](self, body))
+
+        # Where rounds are ordered in steps, no train is; and a change of thread takes a good part of a step's time.
+        return operate() if isinstance(body, m.Step) else self._thread.do(operate)
 
     def _attempt(self, operation: str, work: Callable[[], Any]) -> Any:
         """Return the result of an operation of the device, or its fault."""

@@ -41,8 +41,7 @@ def _weak_eve(floors: Floors, accounting: Accounting, experiment_mode: bool) -> 
         return f"{what} is asked for, this node's floors accept it up to {distance:g}"
     if correlation is None and distance is not None:
         correlation = assumed_correlation(Accounting(assumed_eve_distance_wavelengths=distance))
-    own = assumed_correlation(accounting)
-    if correlation is None or own >= correlation:
+    if correlation is None or (own := assumed_correlation(accounting)) >= correlation:
         return None
     if asked is None:
         what = f"accounting.assumed_eve_correlation = {own:g}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -23,9 +24,10 @@ from testbed.chain.knowledge import Knowledge
 from testbed.chain.pipeline import KeyChain
 from testbed.core.config import SurfacePlan
 from testbed.core.errors import InputError
+from testbed.core.forks import Children
 from testbed.core.ledger import PublicMessage, size_of
 from testbed.core.machine import Deadlines, EventClock, Story
-from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
+from testbed.core.outcomes import AgreeReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.stages import TrainableEnhancer
 from testbed.core.types import CsiSeries, Key
 from testbed.net import messages as m
@@ -47,6 +49,8 @@ from testbed.nodes.setup import NO_POOL, Setup
 Phase = Literal["agree", "amplify"]
 
 _PEER = "the peer's next message"
+_SHARE_OF_TIME = 0.9
+"""Share of a discussion's time limit that judging may take, so that Bob still hears why there is no key."""
 MOST_SERIES = 16
 """Number of Eve's antennas and links whose measurements Alice judges. Sixteen take some seconds, 64 take minutes."""
 MAX_EARLY = 64
@@ -56,12 +60,18 @@ MAX_EARLY_BYTES = m.MAX_PUBLIC_BYTES
 
 
 class KeyMaker(Deadlines):
-    """One end of the pair. `role` of a node that is neither Alice nor Bob refuses every order."""
+    """One end of the pair. `role` of a node that is neither Alice nor Bob refuses every order.
 
-    def __init__(self, role: str, setup: Setup, measured: MeasuredCsi, clock: EventClock, story: Story) -> None:
+    `children`: how the length of a key is judged in forked children; None: in this process.
+    """
+
+    def __init__(
+        self, role: str, setup: Setup, measured: MeasuredCsi, clock: EventClock, story: Story,
+        children: Children | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(clock)
         self._setup, self._measured, self._story = setup, measured, story
-        self._node_role = role
+        self._node_role, self._children = role, children
         self._side: Literal["alice", "bob"] = "bob" if role == "bob" else "alice"
         self._conversation: Conversation[Any] | None = None
         self._is_training = False
@@ -156,21 +166,20 @@ class KeyMaker(Deadlines):
             raise OrderRefused(f"block {body.block} was not agreed here")
         chain = self._setup.chain
         self._spent_bits = 0 if self._setup.pool is None else self._setup.pool.spent_bits
-        decided = self._decide(chain, agreed, body.eve, body.surface) if self._side == "alice" else None
+        decided = self._decide(chain, agreed, body) if self._side == "alice" else None
         dialogue = chain.amplify(self._side, agreed, decided, self._setup.seed)
         heard = body.eve.heard if body.eve is not None and body.eve.block == body.block else ()
         keep = [StoreKnown(known.Decided(body.block, heard))] if self._side == "alice" else []
         return [*keep, *self._begin(body.block, "amplify", Conversation(dialogue), body.timeout_s)]
 
-    def _decide(
-        self, chain: KeyChain, agreed: Agreed, eve: EveReport | None, surface: SurfaceRecord | None
-    ) -> KeyReport:
+    def _decide(self, chain: KeyChain, agreed: Agreed, body: m.Amplify) -> KeyReport:
         """Return how long the key may be, given all that others may know. For later blocks, this block counts as known.
 
         Raises OrderRefused where the reports on Eve and the surface do not fit the block.
         """
-        block, plan = agreed.report.block, self._setup.plan
+        block, plan, eve, surface = agreed.report.block, self._setup.plan, body.eve, body.surface
         assert plan is not None
+        children = self._children and replace(self._children, limit_s=_SHARE_OF_TIME * body.timeout_s)
         # Eve's measurements count even if public messages did not reach her.
         if eve is not None and eve.block == block:
             self._knowledge.add_heard(eve.heard, int(agreed.csi.rounds[-1]))
@@ -183,7 +192,7 @@ class KeyMaker(Deadlines):
                 )
                 return KeyReport(block=block, key_bits=0, entropy=plan.accounting.entropy, failure=why)
             _check_surface(plan.surface, surface, block)
-            report = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed)
+            report = chain.decide(agreed, self._knowledge.facts(agreed, surface), self._setup.seed, children)
             is_whole = not self._knowledge.refused_series  # what is left out of her report does not count as measured
             return report if is_whole else msgspec.structs.replace(report, eve_measured=False)
         except InputError as exc:

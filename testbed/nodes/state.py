@@ -15,6 +15,7 @@ from typing import Any
 
 from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Floors
+from testbed.core.forks import Children
 from testbed.core.machine import EventClock, Phases, Story, require
 from testbed.core.types import CsiFrame
 from testbed.net import messages as m
@@ -75,7 +76,8 @@ class NodeState:
     `secret_seed` feeds the node's own random choices outside of rehearsals: the experiment's seed is known to
     everybody, and must not determine which bits are sacrificed or how the key is hashed. `floors` are the node's
     demands on every run; `authenticated`: its links are authenticated; `wegman_carter`: it demands one-time
-    authentication of the discussion, with the pads of `pool`; `private`: it takes part in no run of experiment mode.
+    authentication of the discussion, with the pads of `pool`; `private`: it takes part in no run of experiment mode;
+    `children`: how it has long computations done in forked children, None: not at all.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class NodeState:
         wegman_carter: bool = False,
         pool: Pool | None = None,
         private: bool = False,
+        children: Children | None = None,
     ) -> None:
         self.role = role
         self._clock = clock = EventClock()
@@ -103,7 +106,7 @@ class NodeState:
         self.setup = Setup(secret_seed, floors, wegman_carter and ends, pool)
         self.orders = Orders(role, self.setup.floors, authenticated or wegman_carter, private)
         self.measured = MeasuredCsi()
-        self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story)
+        self.key_maker = KeyMaker(role, self.setup, self.measured, clock, story, children)
         self.eavesdropping = Eavesdropping(self.setup, self.measured, clock, story)
 
     # -- what the daemon reads

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from testbed.core import registry
+from testbed.core.forks import Children
 from testbed.core.words import counted
 from testbed.records import files, reader, sound
 from testbed.report import paper
@@ -19,16 +22,26 @@ from testbed.report.style import CSS
 from testbed.report.view import View, no_summary
 
 
-def make(folder: Path, baseline: Path | None = None, figures: bool = False) -> Path:
+def load() -> None:
+    """Load the libraries that draw a page, which takes half a second; `make` does it where that was not done."""
+    for name in ("figure", "backends.backend_svg", "font_manager"):
+        import_module(f"matplotlib.{name}")
+    registry.usable("report_sections")
+
+
+def make(folder: Path, baseline: Path | None = None, figures: bool = False, children: Children | None = None) -> Path:
     """Write `report.html` into a run's folder and return its path; raises InputError if the folder contains no run.
 
     `figures`: every figure is also written as SVG and PDF with its data as CSV, and tables for LaTeX (`report.paper`).
     `baseline`: the folder of another run to compare this one with, e.g. the same room with a fixed surface.
+    `children`: forked children draw, see `report.section`; not where `figures` are kept.
     """
+    if children is not None:
+        load()
     run, other = reader.load(folder), None if baseline is None else reader.load(baseline)
     with sound.damaged(folder, "cannot be shown"):
         view = View(run, other, figures)
-        page = _render(view)
+        page = _render(view, None if figures else children)
     path = folder / files.REPORT
     with files.on_disk(folder):
         if figures:
@@ -38,8 +51,8 @@ def make(folder: Path, baseline: Path | None = None, figures: bool = False) -> P
     return path
 
 
-def _render(v: View) -> str:
-    sections = sections_of(v)
+def _render(v: View, children: Children | None) -> str:
+    sections = sections_of(v, children)
     title = str(v.run.start.experiment.get("title") or "Run")
     nav = "".join(f'<a href="#{key}">{short}</a>' for key, short, _, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{name}</h2>{inside}</section>' for key, _, name, inside in sections)

@@ -109,10 +109,14 @@ class Pictures:
 
     def __init__(self, rounds: I64 | None = None, t0_s: F64 | None = None, keeps: bool = False) -> None:
         """`keeps`: every figure is also added to `kept`, for its files for a paper, and gets links to these."""
-        self._number = count(1)
+        self.begin("")
         self._keeps = keeps
         self.kept: list[paper.Kept] = []
         self._clock = _clock(rounds, t0_s)
+
+    def begin(self, section: str) -> None:
+        """Number the pictures of a section from 1, whichever sections were drawn before."""
+        self._section, self._number = f"-{section}-" if section else "", count(1)
 
     def heat_maps(self, links: Sequence[LinkPicture], subcarrier_hz: F64, alt: str) -> str:
         """Draw CSI magnitude over rounds and frequency: one row per link, all on one colour scale."""
@@ -418,14 +422,16 @@ class Pictures:
 
     def _inline(self, fig: Any, alt: str, name: str, columns: paper.Columns, rows: paper.Rows) -> str:
         """Return the figure as SVG for the page; `columns` and `rows` are its data, `name` that of its files."""
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
         text = io.StringIO()
-        fig.savefig(text, format="svg", metadata={"Date": None})
+        FigureCanvasSVG(fig).print_svg(text, metadata={"Date": None})  # `savefig` would draw it twice
         svg = whole_svg = text.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
         box = re.search(r'viewBox="0 0 ([0-9.]+) [^"]*"', svg)
         assert box is not None
-        prefix = f"p{next(self._number)}-"
+        prefix = f"p{self._section}{next(self._number)}-"
         svg = re.sub(r'\bid="', f'id="{prefix}', svg)
         svg = re.sub(r'href="#', f'href="#{prefix}', svg)
         svg = re.sub(r"url\(#", f"url(#{prefix}", svg)

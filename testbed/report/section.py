@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from html import escape
 from typing import Any, ClassVar
 
 from testbed.core import registry
+from testbed.core.forks import ChildLost, Children
 from testbed.report.pieces import missing
 from testbed.report.view import View
 
@@ -44,26 +46,51 @@ class Section(ABC):
         """Return the section's content as HTML."""
 
 
-def sections_of(v: View) -> list[tuple[str, str, str, str]]:
+Shown = tuple[str, str, str, str]
+"""Anchor, short title, title, HTML."""
+
+
+def sections_of(v: View, children: Children | None = None) -> list[Shown]:
     """Return (anchor, short title, title, HTML) of every section of a run's page, in order.
 
-    An installed section that fails or cannot be used is replaced by an error message, and the others are not affected.
-    One of the testbed's own fails only if the run's records are damaged; that error is left to the caller.
+    children: forked children share the drawing; the page is the same. None: all is drawn here. An installed section
+    that fails or cannot be used is replaced by an error message, and the others are not affected. One of the testbed's
+    own fails only if the run's records are damaged; that error is left to the caller.
     """
-    ours = registry.names("report_sections", ours=True)
     found = [(cls.order, name, cls()) for name, cls in registry.usable("report_sections").items()]
-    out = []
-    for _, name, section in sorted(found, key=lambda row: row[:2]):
+    ordered = [(name, section) for _, name, section in sorted(found, key=lambda row: row[:2])]
+    out = _shared(v, ordered, children)
+    broken = registry.problems(["report_sections"])
+    return out + [(p.name, escape(p.name), escape(p.name), missing(p.cause)) for p in broken]
+
+
+def _shared(v: View, sections: list[tuple[str, Section]], children: Children | None) -> list[Shown]:
+    """Return the sections that this run has, drawn by the children; where one of them is lost, drawn here."""
+    if children is not None and children.at_once > 1:
+        shares = [sections[i :: children.at_once] for i in range(children.at_once)]
+        try:
+            drawn = {
+                shown[0]: shown for part in children.each([partial(_drawn, v, s) for s in shares]) for shown in part
+            }
+            return [drawn[name] for name, _ in sections if name in drawn]
+        except (ChildLost, OSError):
+            pass
+    return _drawn(v, sections)
+
+
+def _drawn(v: View, sections: list[tuple[str, Section]]) -> list[Shown]:
+    ours, out = registry.names("report_sections", ours=True), []
+    for name, section in sections:
+        v.draw.begin(name)
+        short, title = escape(section.short or name), escape(section.title or name)
         try:
             if section.shows(v):
-                out.append((name, escape(section.short or name), escape(section.title or name), section.html(v)))
+                out.append((name, short, title, section.html(v)))
         except Exception as exc:
             if name in ours:
                 raise
-            title = escape(section.title or name)
-            out.append((name, escape(section.short or name), title, _failed(exc)))
-    broken = registry.problems(["report_sections"])
-    return out + [(p.name, escape(p.name), escape(p.name), missing(p.cause)) for p in broken]
+            out.append((name, short, title, _failed(exc)))
+    return out
 
 
 def _failed(exc: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html.parser
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,6 +48,24 @@ def record(folder: Path, rounds: int, private: bool = False, closed: bool = True
         writer.flush()
 
 
+_KINDS = {
+    "a run": (30, False, True),
+    "no round": (0, False, True),
+    "private": (30, True, True),
+    "live": (30, False, False),
+}
+"""Name → what `record` is told."""
+
+
+@functools.cache
+def _recorded() -> tempfile.TemporaryDirectory[str]:
+    """Record a run of every kind once in a process; sections only read them."""
+    top = tempfile.TemporaryDirectory()
+    for what, given in _KINDS.items():
+        record(Path(top.name) / what, *given)
+    return top
+
+
 class _Page(html.parser.HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -74,19 +93,7 @@ class ReportSectionSuite(Suite):
     @contextmanager
     def views(self) -> Iterator[dict[str, View]]:
         """Yield runs of every kind, by a name for messages."""
-        kinds = {
-            "a run": (30, False, True),
-            "no round": (0, False, True),
-            "private": (30, True, True),
-            "live": (30, False, False),
-        }
-        with tempfile.TemporaryDirectory() as top:
-            out = {}
-            for i, (what, (rounds, private, closed)) in enumerate(kinds.items()):
-                folder = Path(top) / str(i)
-                record(folder, rounds, private, closed)
-                out[what] = View(reader.load(folder))
-            yield out
+        yield {what: View(reader.load(Path(_recorded().name) / what)) for what in _KINDS}
 
     def test_has_a_place_and_titles(self) -> None:
         section = self.fresh()

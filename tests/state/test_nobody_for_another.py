@@ -92,6 +92,29 @@ def test_a_radio_of_eves_that_always_fails_is_left_out_and_rejects_no_round() ->
     assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
 
 
+@pytest.mark.parametrize("pace", ["virtual", "wall"])
+@pytest.mark.parametrize("answer", [[], [m.Failed(operation="probe", state="probing", detail="no samples")]])
+def test_a_node_that_was_left_out_makes_no_window_wider_and_no_train_shorter(answer: list[Any], pace: str) -> None:
+    """Nobody corrects its clock any more, so that its doubt grew from round to round: after 250 s Alice and Bob
+    listened for 22 ms a frame."""
+
+    def silent(node: str, order: Any) -> list[Any] | None:
+        return answer if node == "eve" and isinstance(order, m.Probe) else None
+
+    stage = Stage(silent, rounds=400, lab={**LAB, "world": {"pace": pace}}, surface={"policy": "none"},
+                  probing={"interval_s": 0.05}, accounting={"block_rounds": 400})  # fmt: skip
+    stage.join()
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert [n.detail["node"] for n in stage.notes if n.kind == "left_out"] == ["eve"]
+    orders = [body for node, body in stage.told if node == "bob" and isinstance(body, m.Probe)]
+    guard_s = stage.state.experiment.probing.guard_s
+    after = [order for order in orders if order.round > 100]
+    assert sum(len(order.rounds) for order in after) > 200
+    assert max(plan.margin_s for order in after for plan in order.rounds) < 2 * guard_s
+    assert min(len(order.rounds) for order in after[:-1]) > 1
+
+
 def greeted(eve: dict[str, Any], pace: str | None = None, beams: dict[str, Any] | None = None) -> Stage:
     """A run in which Eve's node claims these properties, until its first order to probe."""
     stage = Stage(

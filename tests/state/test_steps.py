@@ -86,7 +86,12 @@ def test_the_next_step_is_ordered_only_after_the_last_was_reported() -> None:
     stage.take(stage.says("bob", m.Stepped(round=0, step=1)))
     assert len(stage.orders()) == 3
     stage.take(stage.says("eve", m.Stepped(round=0, step=1)))
-    assert stage.orders()[3:] == [("alice", "silence", False)]
+    # nobody receives while one transmitter is silenced and the other one begins
+    assert stage.orders()[3:] == [("alice", "silence", False), ("bob", "transmit", False)]
+    stage.take(stage.says("bob", m.Stepped(round=0, step=2)))
+    assert len(stage.orders()) == 5
+    stage.take(stage.says("alice", m.Stepped(round=0, step=2)))
+    assert stage.orders()[5:] == [("alice", "receive", True), ("eve", "receive", True)]
 
 
 def test_the_node_that_hangs_is_named_and_all_fall_silent() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sites import Site
@@ -29,4 +31,41 @@ def site(tmp_path: Path) -> Iterator[Site]:
         if child.poll() is None:
             os.kill(child.pid, signal.SIGCONT)
             child.kill()
-        child.communicate()
+        child.communicate(timeout=60)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return what runs a command in this process, for refusals before anything starts: without loading all libraries
+    anew it takes milliseconds. It returns what `subprocess.run` would."""
+    from testbed.cli import main
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("sys.argv", ["testbed", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), out.out, out.err)
+
+    return command
+
+
+@pytest.fixture
+def few_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge with two quick Eves in this process: for tests of other things than the portfolio's quality."""
+    from testbed.entropy import attack, judge
+
+    everything = attack.load_attacks()[0]
+    few = {name: everything[name] for name in ("eve_now", "string_near")}
+    monkeypatch.setattr(judge, "load_attacks", lambda: (few, []))
+
+
+@pytest.fixture
+def cleared() -> Iterator[list[subprocess.Popen[str]]]:
+    """A list for processes that the test starts; those that still run in the end are killed."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait(timeout=60)

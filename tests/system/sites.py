@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -18,20 +19,29 @@ from testbed import config
 from testbed.core.config import Lab
 from testbed.lab import processes
 
+_PORTS = range(20_000, 32_000)
+"""Outside the range that the system uses for outgoing connections: a port of that one may be taken before its daemon
+listens."""
+_WORKERS = 8
+_next = itertools.count(os.getpid() * 37)
+"""Number of the next port to try among this worker's; other sessions of tests begin elsewhere."""
+
 
 def free_ports(n: int) -> list[int]:
-    """Return consecutive free ports, outside the range that the system uses for outgoing connections.
-
-    Alice's transcript is one above her discussion; a port of that range may be taken again before she gets to it.
-    """
-    for base in range(20_000 + os.getpid() % 1000 * 12, 32_000, n):
+    """Return consecutive free ports, which neither this nor another worker of this session is given again soon."""
+    most = len(_PORTS) // _WORKERS
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    found: list[int] = []
+    for number in itertools.islice(_next, most):
+        port = _PORTS[worker * most + number % most]
+        found = [*found, port] if not found or port == found[-1] + 1 else [port]
         try:
-            for port in range(base, base + n):
-                with socket.socket() as s:
-                    s.bind(("127.0.0.1", port))
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", port))
         except OSError:
-            continue
-        return list(range(base, base + n))
+            found = []
+        if len(found) == n:
+            return found
     pytest.fail("no free ports")
 
 
@@ -46,7 +56,7 @@ class Site:
         text = text.replace("[world]", f"[world]\nport = {world}\nlocal = false")
         text = text.replace('role = "alice"', f'role = "alice"\nport = {discussion}')
         text = re.sub(r'driver = "sim"\n(tx_gain|options)', r'driver = "sim"\nlocal = false\n\1', text)
-        text += f"\n[coordinator]\nport = {coordinator}\nrejoin_timeout_s = 20.0\n"
+        text += f"\n[coordinator]\nport = {coordinator}\nrejoin_timeout_s = 60.0\n"
         self.lab = folder / "lab.toml"
         self.lab.write_text(text)
         self.world_port = world

@@ -35,7 +35,7 @@ def begin(site: Site, rounds: int) -> tuple[Any, Line]:
 
 def ended(site: Site, coordinator: Any) -> tuple[dict[str, Any], list[str]]:
     """Wait for a run to end well; returns its summary and what kinds of things happened."""
-    status = coordinator.wait(timeout=150)
+    status = coordinator.wait(timeout=240)
     run = reader.load(site.run_folder())
     assert status == 0, (run.stop, [(x.kind, x.data) for x in run.events[-20:]])
     assert run.summary is not None
@@ -146,13 +146,13 @@ def test_a_discussion_loses_nothing_whatever_breaks(tmp_path: Path) -> None:
     host.send(said("alice", "for the one that is gone"))
     guest.socket.close(linger=0)
     other = transport.DiscussionGuest(wires["bob"], f"tcp://127.0.0.1:{line.port}", "alice")
-    assert host.socket.poll(30_000)
+    assert host.socket.poll(60_000)
     while host.socket.poll(100):
         assert host.receive() is None
     host.send(said("alice", "for the new one"))
     news: list[str] = []
     while not news:
-        assert other.socket.poll(30_000)
+        assert other.socket.poll(60_000)
         envelope = other.receive()
         news += [envelope.message.kind] if envelope is not None else []
     assert news == ["for the new one"]

@@ -16,13 +16,13 @@ def test_daemons_started_by_hand_in_any_order_find_one_another(site: Site) -> No
     coordinator = site.start_coordinator("--rounds", "80")
     nodes.append(site.start("node", "alice"))
     site.start("sim")
-    out, err = coordinator.communicate(timeout=60)
+    out, err = coordinator.communicate(timeout=240)
     assert coordinator.returncode == 0, err
     summary = json.loads(out)
     assert summary["rounds"] == 80
     assert summary["eve_measured"]
     for node in nodes:
-        assert node.wait(timeout=20) == 0
+        assert node.wait(timeout=240) == 0
 
 
 def test_a_killed_bob_who_is_started_again_takes_part_again(site: Site) -> None:
@@ -35,7 +35,7 @@ def test_a_killed_bob_who_is_started_again_takes_part_again(site: Site) -> None:
     bob.kill()
     bob.wait()
     site.start("node", "bob")
-    assert coordinator.wait(timeout=100) == 0
+    assert coordinator.wait(timeout=240) == 0
     run = reader.load(site.run_folder())
     kinds = [e.kind for e in run.events]
     assert "lost" in kinds
@@ -55,9 +55,9 @@ def test_interrupting_the_coordinator_finishes_the_round_and_all_nodes(site: Sit
     coordinator = site.start_coordinator("--rounds", "100000")
     when(coordinator.stderr, lambda line: "200/100000" in line)
     os.kill(coordinator.pid, signal.SIGINT)
-    assert coordinator.wait(timeout=60) == 130
+    assert coordinator.wait(timeout=240) == 130
     for node in nodes:
-        assert node.wait(timeout=20) == 0
+        assert node.wait(timeout=240) == 0
     run = reader.load(site.run_folder())
     assert run.stop is not None
     assert run.stop.exit_status == "aborted"
@@ -65,21 +65,21 @@ def test_interrupting_the_coordinator_finishes_the_round_and_all_nodes(site: Sit
 
 def test_a_coordinator_that_vanishes_is_missed(site: Site) -> None:
     """Nodes do not wait without limit: they end with a reason and a silent transmitter."""
-    site.lab.write_text(site.lab.read_text().replace("rejoin_timeout_s = 20.0", "rejoin_timeout_s = 1.0"))
+    site.lab.write_text(site.lab.read_text().replace("rejoin_timeout_s = 60.0", "rejoin_timeout_s = 1.0"))
     site.start("sim")
     nodes = [site.start("node", name) for name in ("alice", "bob", "eve")]
     coordinator = site.start_coordinator("--rounds", "100000")
     when(coordinator.stderr, lambda line: "200/100000" in line)
     coordinator.kill()
     for node in nodes:
-        assert node.wait(timeout=30) == 3
+        assert node.wait(timeout=240) == 3
         assert "coordinator silent" in node.communicate()[1]
 
 
 def test_a_wrong_lab_key_is_named_by_the_node(site: Site) -> None:
     site.lab.write_text(site.lab.read_text().replace("phase_bits = 1", "phase_bit = 1"))
     ris = site.start("node", "ris")
-    _, err = ris.communicate(timeout=30)
+    _, err = ris.communicate(timeout=240)
     assert ris.returncode == 2
     assert "phase_bit" in err
     assert len(err.strip().splitlines()) == 1

@@ -84,7 +84,6 @@ def both(folder: Path, monkeypatch: pytest.MonkeyPatch, plan: Any, lab: str = "s
     return found
 
 
-@pytest.mark.timeout(120)
 def test_one_process_gives_the_csi_bits_and_keys_that_several_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +93,6 @@ def test_one_process_gives_the_csi_bits_and_keys_that_several_do(
     assert one == several
 
 
-@pytest.mark.timeout(120)
 def test_secret_patterns_of_a_surface_are_the_same_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +143,6 @@ def lengths_of_trains(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("name", "lab", "rounds"),
     [("mimo_walk", "sim_mimo", 60), ("flip_attack", "sim", 40), ("training", "sim_rough", 150)],

@@ -64,7 +64,7 @@ def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
             for _ in range(3):
                 process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=60)
+            process.communicate(timeout=240)
         except subprocess.TimeoutExpired:
             process.kill()
 
@@ -72,7 +72,7 @@ def live_run(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def answer(url: str, method: str = "GET", **headers: str) -> int:
     request = urllib.request.Request(url, method=method, headers={k.replace("_", "-"): v for k, v in headers.items()})
     try:
-        with urllib.request.urlopen(request, timeout=20) as told:
+        with urllib.request.urlopen(request, timeout=120) as told:
             return int(told.status)
     except urllib.error.HTTPError as exc:
         return exc.code
@@ -80,7 +80,7 @@ def answer(url: str, method: str = "GET", **headers: str) -> int:
 
 def rounds_told(url: str) -> Iterator[int]:
     """Yield the number of rounds that one page receives."""
-    with urllib.request.urlopen(url + "events", timeout=60) as told:
+    with urllib.request.urlopen(url + "events", timeout=120) as told:
         for line in told:
             if line.startswith(b"data: "):
                 yield int(json.loads(line[6:])["rounds"])
@@ -157,7 +157,7 @@ def test_neither_a_browser_that_never_reads_nor_a_stranger_reaches_the_run(live_
     assert answer(url + "events", Origin="http://elsewhere.example") == 403
     assert answer(url + "control/halt", "POST") == 403
     assert answer(url + "control/halt", "POST", x_token="guess") == 403
-    with urllib.request.urlopen(url, timeout=20) as page:
+    with urllib.request.urlopen(url, timeout=120) as page:
         token = json.loads(re.search(r"const settings = (\{.*?\});", page.read().decode())[1])["token"]  # type: ignore[index]
         assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert answer(url + "control/format", "POST", x_token=token) == 404

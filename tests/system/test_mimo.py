@@ -1,4 +1,4 @@
-"""Four antennas at either end, as processes: beams that each end finds on its own, and equal keys."""
+"""Four antennas at either end: beams that each end finds on its own, and equal keys."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from testbed import config
 from testbed.core.config import Accounting, BeamPlan
-from testbed.lab import processes
+from testbed.lab import one_process
 from testbed.records import reader
 from testbed.replay.replay import replay
 
@@ -19,9 +20,10 @@ def run(folder: Path, policy: str, rounds: int, lab: str = "sim_mimo", **changes
     plan = config.load_experiment("mimo_walk")
     beams = msgspec.structs.replace(plan.beams, policy=policy)
     plan = msgspec.structs.replace(plan, **{"rounds": rounds, "beams": beams, **changes})
-    return processes.run(plan, config.load_lab(lab), lab, folder / policy)
+    return one_process.run(plan, config.load_lab(lab), lab, folder / policy)
 
 
+@pytest.mark.usefixtures("few_attacks")
 def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: Path) -> None:
     beams = run(tmp_path, "svd", 416, accounting=Accounting(block_rounds=399, epsilon_log2=32))
     s = beams.summary

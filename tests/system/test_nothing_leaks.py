@@ -49,7 +49,7 @@ class Listener(threading.Thread):
 
     def stop(self) -> None:
         self._over.set()
-        self.join(10)
+        self.join(60)
         self._wire.close()
 
 

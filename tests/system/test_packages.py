@@ -46,7 +46,7 @@ def told(version_file: str) -> dict[str, str]:
 def test_both_packages_carry_version_and_commit_and_a_wheel_comes_from_the_sdist_alone(tmp_path: Path) -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a repository: the version of what is built here would be another one's")
-    subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(tmp_path / "clone")], check=True, timeout=100)
+    subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(tmp_path / "clone")], check=True, timeout=240)
     commit = git("rev-parse", "HEAD").strip()
     sdist = build("sdist", tmp_path / "clone", tmp_path)
     with tarfile.open(sdist) as packed:

@@ -24,7 +24,7 @@ from plutos import SETTINGS, emulated
 
 from firmware_ctl.radios.pluto import Pluto
 from sim_backend.emulators.pluto import EmulatedPluto
-from sim_backend.emulators.pluto_tree import PHY, tone_file
+from sim_backend.emulators.pluto_tree import DAC, PHY, tone_file
 from testbed.core.errors import DeviceError, DeviceTimeout
 from testbed.core.types import IqBlock
 from testbed.core.world import DriverContext
@@ -137,6 +137,31 @@ def test_a_repeated_transmission_can_be_replaced(pair: Pair) -> None:
         assert heard(pair.bob.receive(N), turns) > 0.9
 
 
+def test_a_frame_that_is_sent_again_needs_no_new_buffer_and_is_not_heard_in_between(pair: Pair) -> None:
+    pair.tuned()
+    device, open_buffer = pair.alice_device, pair.alice_device.open
+    opened: list[str] = []
+
+    def noted(which: Any, *arguments: Any) -> Any:
+        opened.append(which.id)
+        return open_buffer(which, *arguments)
+
+    device.open = noted  # type: ignore[method-assign]
+    for _ in range(3):
+        pair.alice.transmit(tone(50))
+        assert heard(pair.bob.receive(N), 50) > 0.9
+        pair.alice.silence()
+        assert heard(pair.bob.receive(N), 50) < 0.1
+    assert opened == [DAC]
+    pair.alice.transmit(tone(150))
+    assert heard(pair.bob.receive(N), 150) > 0.9
+    pair.alice.configure(SETTINGS)  # calibrations at a new carrier must not be sent: the buffer is closed first
+    assert device._playing is None
+    pair.alice.transmit(tone(150))
+    assert heard(pair.bob.receive(N), 150) > 0.9
+    assert opened == [DAC] * 3
+
+
 @pytest.mark.parametrize("how", ["silence", "close"])
 def test_the_carrier_is_switched_off_too(pair: Pair, how: str) -> None:
     pair.tuned().alice.transmit(tone(50))
@@ -197,7 +222,7 @@ radio.transmit(IqBlock(np.ones((1, 512), np.complex64), 20e6, 0.0))
 radio.receive(512)
 """
     pair.alice.close()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.split()) == (0, ["None"] * 3), done.stderr
     assert pair.alice_device.tree.values[TX_POWERDOWN] == "1"
 
@@ -205,11 +230,11 @@ radio.receive(512)
 def test_what_does_not_end_is_given_up(pair: Pair) -> None:
     """Samples that trickle in never let libiio's own timeout strike."""
     pair.tuned()
-    pair.bob_device.faults.dribble_s = 5.0
+    pair.bob_device.faults.dribble_s = 10.0
     began_s = time.monotonic()
     with pytest.raises(DeviceTimeout, match="receive"):
         pair.bob.receive(N, timeout_s=0.2)
-    assert time.monotonic() - began_s < 3.0
+    assert time.monotonic() - began_s < 9.0
     pair.bob_device.faults.dribble_s = 0.0
     with pytest.raises(DeviceError, match=r"configure\(\)"):
         pair.bob.receive(N)
@@ -235,7 +260,7 @@ def test_what_was_given_up_does_nothing_when_it_returns(pair: Pair) -> None:
         with pytest.raises(DeviceTimeout, match="transmit"):
             radio.transmit(tone(50))
         go_on.set()
-        worker.join(5.0)
+        worker.join(60.0)
         assert not worker.is_alive()
         assert device.tree.values[TX_POWERDOWN] == "1"
         assert radio._tx_buffer is None

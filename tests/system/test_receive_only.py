@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,10 +39,9 @@ def test_an_eve_who_can_only_receive_is_measured(tmp_path: Path, timed: bool) ->
     assert '"correction_from": "none"' in json.dumps(documents)
 
 
-def test_a_bob_who_can_only_receive_is_refused(tmp_path: Path) -> None:
+def test_a_bob_who_can_only_receive_is_refused(tmp_path: Path, here: Any) -> None:
     lab = lab_with(tmp_path, "bob")
-    command = [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", lab, "--out", str(tmp_path / "runs")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = here("run", "mobile_room", "--lab", lab, "--out", str(tmp_path / "runs"))
     assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1)
     assert "table [node.bob]: key 'role': 'bob', accepted: 'eve' by driver 'sim'" in said.stderr
     assert not (tmp_path / "runs").exists()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sites import when
@@ -30,9 +31,11 @@ def killed(out: Path, block_rounds: int, moment: Callable[[str], bool], *argumen
         [sys.executable, "-m", "testbed", "run", str(room), *arguments, "--out", str(out), "--verbose"],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    when(process.stderr, moment)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=20)
+    try:
+        when(process.stderr, moment)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=240)
     return next(out.iterdir())
 
 
@@ -104,30 +107,30 @@ def test_a_run_whose_coordinator_was_killed_is_resumed_and_ends_with_all_its_rou
     assert len(again.stderr.strip().splitlines()) == 1
 
 
-def test_what_cannot_be_resumed_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_resumed_is_refused_in_one_line(tmp_path: Path, here: Any) -> None:
     folder = killed(tmp_path / "runs", 800, lambda line: "200/100000" in line, "--rounds", "100000", "--seed", "5")
     for arguments, words in (
         (["--rounds", "300"], "the run was started with 100000"),
         (["static_room"], "the run had"),
         (["--lab", "sim_rough"], "the run had"),
     ):
-        done = resume(folder, *arguments)
+        done = here("run", "--resume", str(folder), *arguments)
         assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    done = cli("coordinator", "--resume", str(folder))
+    done = here("coordinator", "--resume", str(folder))
     assert done.returncode == 2
     assert "was started by `testbed run`" in done.stderr
     lock = files.Lock(folder)
-    done = resume(folder)
+    done = here("run", "--resume", str(folder))
     lock.release(remove=False)
     assert done.returncode == 2
     assert "a process is driving this run" in done.stderr
-    assert resume(tmp_path).returncode == 2
+    assert here("run", "--resume", str(tmp_path)).returncode == 2
 
 
 @pytest.mark.parametrize("arguments", [[], ["--resume", "nowhere"]])
-def test_nothing_to_run_is_one_line(arguments: list[str]) -> None:
-    done = cli("run", *arguments)
+def test_nothing_to_run_is_one_line(arguments: list[str], here: Any) -> None:
+    done = here("run", *arguments)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -37,7 +37,7 @@ MISSING = [
     if not there
 ]  # fmt: skip
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"no simulated chip: apt-get install {' '.join(MISSING)}")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """For a chip that is simulated on a busy machine."""
 
 
@@ -119,9 +119,9 @@ class Chip:
             assert self._news.wait_for(lambda: self.latched[-1:] == [outputs], PATIENCE_S), self.latched[-1:]
 
     def close(self) -> None:
-        self._child.terminate()
-        self._child.wait(10)
-        self._thread.join(10)
+        self._child.kill()
+        self._child.wait(60)
+        self._thread.join(60)
         for end in (self._child.stdin, self._child.stdout):
             assert end is not None
             end.close()

@@ -18,7 +18,6 @@ from testbed.records import reader
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler: apt-get install gcc")
 
 
-@pytest.mark.timeout(120)
 def test_a_board_that_latches_by_time_has_a_pattern_for_each_round_of_a_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

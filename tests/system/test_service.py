@@ -21,7 +21,7 @@ def test_nodes_that_were_started_first_wait_and_then_serve_two_runs(site: Site) 
     assert "bob: waiting for the coordinator at tcp://127.0.0.1:" in nodes[1].stderr.readline()
     for number in (1, 2):
         coordinator = site.start_coordinator("--rounds", "30")
-        _, err = coordinator.communicate(timeout=120)
+        _, err = coordinator.communicate(timeout=240)
         assert coordinator.returncode == 0, err
         assert len(list((site.folder / "runs").iterdir())) == number
         assert all(node.poll() is None for node in nodes)
@@ -29,7 +29,7 @@ def test_nodes_that_were_started_first_wait_and_then_serve_two_runs(site: Site) 
         assert reader.load(run).rounds.kept.sum() >= 25
     for node in nodes:
         node.send_signal(signal.SIGTERM)
-    assert [node.wait(timeout=30) for node in nodes] == [0, 0, 0]
+    assert [node.wait(timeout=240) for node in nodes] == [0, 0, 0]
     assert all("Traceback" not in node.communicate()[1] for node in nodes)
 
 
@@ -44,7 +44,7 @@ def test_nodes_that_stay_go_on_with_a_run_whose_coordinator_is_started_anew(site
     before = reader.load(site.run_folder())
     # at once: the nodes have not noticed anything, and greet because it is another process that answers them
     again = site.start("coordinator", "--resume", str(site.run_folder()), "--json")
-    _, err = again.communicate(timeout=120)
+    _, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     run = reader.load(site.run_folder())
     assert run.rounds.rounds.tolist() == list(range(300))
@@ -61,7 +61,7 @@ def test_a_node_that_the_run_does_not_need_is_told_so_and_waits_for_another(site
         site.start("node", name, stays=True)
     coordinator = site.start_coordinator("--rounds", "30")
     when(ris.stderr, lambda line: "refuses this node: not needed by this experiment; it waits" in line)
-    assert coordinator.wait(timeout=120) == 0
+    assert coordinator.wait(timeout=240) == 0
     assert ris.poll() is None
     kinds = [(e.kind, e.data.get("node")) for e in reader.load(site.run_folder()).events]
     assert kinds.count(("refused", "ris")) == 1  # however often it asked

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import config
 from testbed.core.config import Lab
-from testbed.lab import processes
+from testbed.lab import one_process, processes
 from testbed.records import reader
 from testbed.replay.replay import replay
 
@@ -25,6 +25,7 @@ def _libiio() -> None:
     pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
 
 
+@pytest.mark.usefixtures("few_attacks")
 @pytest.mark.parametrize("lab", ["sim", pytest.param("wire", marks=pytest.mark.long)])
 def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path, lab: str) -> None:
     if lab == "wire":
@@ -36,7 +37,8 @@ def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path,
     assert (plan.chain.reconcile, plan.accounting.entropy) == ("multilevel", "modelled")
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=ROUNDS, epsilon_log2=16)
     plan = msgspec.structs.replace(plan, rounds=ROUNDS, accounting=accounting)
-    outcome = processes.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    drive = one_process.run if lab == "sim" else processes.run
+    outcome = drive(plan, config.load_lab(lab), lab, tmp_path / "run")
     s = outcome.summary
     assert outcome.status == "finished"
     assert s["pairs_kept"] > 0.95 * ROUNDS

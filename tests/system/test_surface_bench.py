@@ -20,14 +20,14 @@ from testbed.coordinator.server import Coordinator
 from testbed.core import patterns
 from testbed.core.config import Lab, Multipath, SurfacePlan
 from testbed.core.errors import InputError, TestbedError
-from testbed.lab import processes, surface
+from testbed.lab import one_process, processes, surface
 from testbed.records import reader
 from testbed.report import html
 from testbed.surface.line_of_sight import LineOfSight
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=240)
 
 
 def lab_file(folder: Path, side: int = 8, phase_bits: int = 1) -> str:
@@ -40,6 +40,7 @@ def lab_file(folder: Path, side: int = 8, phase_bits: int = 1) -> str:
 
 
 def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **given: Any) -> dict[str, Any]:
+    """Search in one process, which gives the same; `testbed ris optimise`, below, has daemons."""
     plan = msgspec.structs.replace(
         config.load_experiment("static_room"), rounds=given.get("budget", 2000), seed=given.get("seed", 1)
     )
@@ -47,7 +48,9 @@ def search(folder: Path, lab: str, method: str, act: Any = lambda *_: None, **gi
     objective, probes = given.get("objective", "power"), given.get("probes", 1)
     plan = surface.plan(plan, "static_room", place, method, objective, probes, given.get("start", "random(1)"),
                        given.get("model", "none"))  # fmt: skip
-    return surface.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "run", one_process.run)
+        return surface.optimise(plan, place, lab, "static_room", given.get("save"), folder / "runs", on_coordinator=act)
 
 
 def test_show_and_apply_print_the_boards_pattern(tmp_path: Path) -> None:
@@ -61,9 +64,9 @@ def test_show_and_apply_print_the_boards_pattern(tmp_path: Path) -> None:
     assert applied["apply_ms"] > 0
 
 
-def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
+def test_a_pattern_is_drawn_without_a_board(tmp_path: Path, here: Any) -> None:
     lab = lab_file(tmp_path)
-    text = command("ris", "show", "stripes(4)", "--lab", lab).stdout.splitlines()
+    text = here("ris", "show", "stripes(4)", "--lab", lab).stdout.splitlines()
     assert text[-1] == 8 * "·" + 8 * "█"
     assert not (tmp_path / "state").exists()
 
@@ -85,8 +88,8 @@ def test_a_pattern_is_drawn_without_a_board(tmp_path: Path) -> None:
         (("optimise", "--experiment", "mobile_room"), "needs a table [scene.surface]"),
     ],
 )
-def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    done = command("ris", *arguments, "--lab", "sim")
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str, here: Any) -> None:
+    done = here("ris", *arguments, "--lab", "sim")
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -183,7 +186,7 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
     bare = msgspec.structs.replace(plan.scene, multipath=Multipath(n_scatterers=0, direct_db=0.0))
     plan = msgspec.structs.replace(plan, rounds=80, scene=bare)
     lab = lab_file(tmp_path)
-    run = reader.load(processes.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
+    run = reader.load(one_process.run(plan, config.load_lab(lab), lab, tmp_path / "run").folder)
     assert run.subcarrier_hz is not None
     probed: dict[str, Any] = {}
     predicted: dict[str, Any] = {}
@@ -204,7 +207,7 @@ def test_the_radios_measure_the_power_and_correlation_that_the_geometry_predicts
 def test_a_search_that_is_stopped_keeps_the_best_so_far(tmp_path: Path) -> None:
     asked: list[Coordinator] = []
 
-    def act(coordinator: Coordinator, crew: processes.Crew) -> None:
+    def act(coordinator: Coordinator, crew: None) -> None:
         asked.append(coordinator)
         policy = coordinator.state.policy
         assert policy is not None
@@ -231,12 +234,15 @@ def test_ctrl_c_ends_the_command_with_130_and_a_saved_pattern(tmp_path: Path) ->
          "--out", str(tmp_path / "runs")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "search: best" in line:
-            break
-    os.kill(process.pid, signal.SIGINT)
-    _, words = process.communicate(timeout=40)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "search: best" in line:
+                break
+        os.kill(process.pid, signal.SIGINT)
+        _, words = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 130, words
     assert patterns.load(saved)[1]["status"] == "stopped"
 
@@ -256,7 +262,7 @@ def test_a_saved_pattern_serves_an_experiment(tmp_path: Path) -> None:
     plan = config.load_experiment("static_room")
     options = {"pattern": found["saved"]}
     plan = msgspec.structs.replace(plan, rounds=5, surface=SurfacePlan(policy="fixed", options=options))
-    outcome = processes.run(plan, config.load_lab(lab), lab, tmp_path / "run")
+    outcome = one_process.run(plan, config.load_lab(lab), lab, tmp_path / "run")
     assert set(reader.load(outcome.folder).rounds.surface) == {found["digest"]}
 
 
@@ -267,7 +273,7 @@ def attack(folder: Path, flips: str) -> tuple[dict[str, Any], Path]:
     scene = msgspec.structs.replace(plan.scene, attacker=attacker)
     accounting = msgspec.structs.replace(plan.accounting, block_rounds=120)
     plan = msgspec.structs.replace(plan, rounds=120, scene=scene, accounting=accounting)
-    outcome = processes.run(plan, config.load_lab("sim"), "sim", folder / flips)
+    outcome = one_process.run(plan, config.load_lab("sim"), "sim", folder / flips)
     return outcome.summary, outcome.folder
 
 
@@ -297,7 +303,7 @@ def test_random_patterns_give_the_static_room_a_key_that_it_has_not_without(tmp_
     plan = msgspec.structs.replace(plan, rounds=400, accounting=accounting)
     fixed = msgspec.structs.replace(plan, surface=SurfacePlan(policy="fixed"))
     ours, baseline = (
-        processes.run(p, config.load_lab("sim"), "sim", tmp_path / name)
+        one_process.run(p, config.load_lab("sim"), "sim", tmp_path / name)
         for p, name in ((plan, "random"), (fixed, "fixed"))
     )
     assert ours.summary["keys_verified"] > 0

@@ -23,7 +23,7 @@ from testbed.records import files, reader
 
 def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=120, errors="replace",
+        [sys.executable, "-m", "testbed", *arguments], capture_output=True, text=True, timeout=240, errors="replace",
         env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -48,12 +48,15 @@ def fill(disk: Path, leave_bytes: int) -> Path:
     return filler
 
 
-def begun(disk: Path, lab: str = "sim", rounds: int = 1500) -> subprocess.Popen[str]:
+def begun(
+    cleared: list[subprocess.Popen[str]], disk: Path, lab: str = "sim", rounds: int = 1500
+) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "testbed", "run", "mobile_room", "--lab", lab, "--rounds", str(rounds), "--out",
          str(disk / "runs")],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
+    cleared.append(process)
     until_told(process, "200/")
     return process
 
@@ -80,9 +83,11 @@ def test_a_run_that_does_not_fit_on_its_disk_is_refused_before_it_starts(small_d
     assert not list((small_disk / "runs").iterdir())
 
 
-def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(small_disk: Path) -> None:
+def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(
+    small_disk: Path, cleared: list[subprocess.Popen[str]]
+) -> None:
     """Not a row fits any more. `test_faulty_run` has disks that still have room to close the records."""
-    process = begun(small_disk, rounds=360)
+    process = begun(cleared, small_disk, rounds=360)
     filler = fill(small_disk, 0)
     assert "MB on the disk of " in until_told(process, "disk full: free ")
     filler.unlink()
@@ -96,10 +101,12 @@ def test_a_full_disk_pauses_the_run_which_goes_on_when_there_is_space(small_disk
     assert any(e.kind == "disk_was_full" for e in run.events)
 
 
-def test_a_disk_that_stays_full_ends_the_run_in_order(small_disk: Path, impatient: str) -> None:
-    process = begun(small_disk, impatient)
+def test_a_disk_that_stays_full_ends_the_run_in_order(
+    small_disk: Path, impatient: str, cleared: list[subprocess.Popen[str]]
+) -> None:
+    process = begun(cleared, small_disk, impatient)
     fill(small_disk, 16 << 20)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 1
     last = err.strip().splitlines()[-1]
     assert "disk full: free " in last
@@ -110,10 +117,12 @@ def test_a_disk_that_stays_full_ends_the_run_in_order(small_disk: Path, impatien
     assert run.rounds.rounds.size >= 200
 
 
-def test_a_disk_that_is_full_at_once_is_one_line_and_the_run_is_recovered(small_disk: Path, impatient: str) -> None:
-    process = begun(small_disk, impatient)
+def test_a_disk_that_is_full_at_once_is_one_line_and_the_run_is_recovered(
+    small_disk: Path, impatient: str, cleared: list[subprocess.Popen[str]]
+) -> None:
+    process = begun(cleared, small_disk, impatient)
     filler = fill(small_disk, 0)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 1
     folder = next((small_disk / "runs").iterdir())
     last = err.strip().splitlines()[-1]
@@ -147,36 +156,41 @@ def other_key(folder: Path, name: str) -> str:
 
 
 def test_an_unknown_key_is_reported_on_both_sides(site: Site) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 20.0\n")
+    text = site.lab.read_text()
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
-    coordinator = site.start_coordinator("--rounds", "10")
-    when(coordinator.stderr, lambda line: "waiting for" in line)  # it has read the keys: now Bob makes his anew
+    known = (keys / "bob.public").read_text()
     (keys / "bob.secret").unlink()
     (keys / "bob.public").unlink()
     identity.make(keys, "bob")
     when(site.start("sim").stdout, lambda line: "endpoint" in line)
+    site.lab.write_text(text + "join_timeout_s = 200.0\n")  # for Bob, who waits for a coordinator that loads slowly
     bob = site.start("node", "bob")
-    _, err = bob.communicate(timeout=60)
+    assert until_told(bob, "waiting for the coordinator")
+    (keys / "bob.public").write_text(known)
+    site.lab.write_text(text + "join_timeout_s = 8.0\n")
+    coordinator = site.start_coordinator("--rounds", "10")
+    _, err = bob.communicate(timeout=240)
     assert bob.returncode == 1
     assert f"copy {keys / 'bob.public'} to its machine" in err
-    assert coordinator.wait(timeout=100) == 1
+    assert coordinator.wait(timeout=240) == 1
     run = reader.load(site.run_folder())
     assert run.stop is not None
     assert f"whose key is in no {keys}/NAME.public" in str(run.stop.reason)
 
 
 def test_a_stale_key_of_the_coordinator_is_reported_by_the_node(site: Site, tmp_path: Path) -> None:
-    site.lab.write_text(site.lab.read_text() + "join_timeout_s = 8.0\n")
+    text = site.lab.read_text()
+    site.lab.write_text(text + "join_timeout_s = 200.0\n")  # for the coordinator, while Bob loads slowly
     keys = processes.lab_folder(config.load_lab(str(site.lab))) / "transport"
     when(site.start("sim").stdout, lambda line: "endpoint" in line)
     coordinator = site.start_coordinator("--rounds", "10")
     when(coordinator.stderr, lambda line: "waiting for" in line)
     (keys / "coordinator.public").write_text(other_key(tmp_path / "stale", "coordinator"))
+    site.lab.write_text(text + "join_timeout_s = 8.0\n")
     bob = site.start("node", "bob")
-    _, err = bob.communicate(timeout=60)
+    _, err = bob.communicate(timeout=240)
     assert bob.returncode == 3
     assert f"{keys / 'coordinator.public'} is not its key" in err
-    coordinator.wait(timeout=60)
 
 
 def test_a_terminal_without_the_characters_is_no_failure(tmp_path: Path) -> None:
@@ -205,7 +219,7 @@ def test_a_signal_in_the_first_seconds_is_130_without_a_traceback(
         f"sys.argv = ['testbed', 'run', 'mobile_room', '--rounds', '10', '--out', {str(tmp_path / 'runs')!r}]\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())

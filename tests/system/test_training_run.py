@@ -7,15 +7,17 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from testbed import config
 from testbed.core.config import Training
 from testbed.core.registry import make_stage
-from testbed.lab import processes
+from testbed.lab import one_process
 from testbed.replay.replay import replay
 from testbed.report import html
 
 
+@pytest.mark.usefixtures("few_attacks")
 def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None:
     """Phases of radios whose hardware differs are worthless until Alice has learnt the factor between the two ends."""
     plan = config.load_experiment("mobile_room_calibrated")
@@ -26,7 +28,7 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
         accounting=msgspec.structs.replace(plan.accounting, block_rounds=225, epsilon_log2=32),
         chain=msgspec.structs.replace(plan.chain, enhance_options={"step": 16, "hidden": 0}),
     )
-    outcome = processes.run(plan, config.load_lab("sim_rough"), "sim_rough", tmp_path / "run")
+    outcome = one_process.run(plan, config.load_lab("sim_rough"), "sim_rough", tmp_path / "run")
     s = outcome.summary
     assert outcome.status == "finished"
     lesson = s["training"]

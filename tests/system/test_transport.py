@@ -45,7 +45,7 @@ class House:
         return link
 
     def take(self) -> Any:
-        assert self.hub.socket.poll(5000)
+        assert self.hub.socket.poll(60_000)
         return self.hub.receive()
 
 
@@ -65,7 +65,7 @@ def test_a_known_node_is_heard_under_its_own_name_and_answered(house: House) -> 
     name, header, body = house.take()
     assert (name, header.incarnation, body) == ("bob", "1", HELLO)
     house.hub.send("bob", m.Welcome(run="r", lost_after_s=1.0))
-    assert link.socket.poll(5000)
+    assert link.socket.poll(60_000)
     received = link.receive()
     assert received is not None
     assert received[1] == m.Welcome(run="r", lost_after_s=1.0)
@@ -120,7 +120,7 @@ def said(sender: Any, kind: str = "hi", index: int = -1) -> m.PublicEnvelope:
 
 
 def until(socket: Any, receive: Callable[[], Any]) -> Any:
-    while socket.poll(5000):
+    while socket.poll(60_000):
         got = receive()
         if got is not None:
             return got
@@ -135,7 +135,7 @@ def test_alice_and_bob_talk_and_eve_reads_all_of_it(house: House) -> None:
     host.send(said("alice", "early"))
     guest = transport.DiscussionGuest(house.wire("bob"), f"tcp://127.0.0.1:{host.port}", "alice")
     house.sockets.append(guest.socket)
-    assert host.socket.poll(5000)
+    assert host.socket.poll(60_000)
     assert host.receive() is None  # his greeting opens the way
     assert until(guest.socket, guest.receive).message.kind == "early"
     guest.send(said("bob", "answer"))
@@ -280,7 +280,7 @@ def test_a_message_changed_on_the_wire_is_never_heard_and_comes_again_before_the
         assert until(host.socket, host.receive).message.kind == "before"
         tap.changing.set()
         guest.send(said("bob", "parities"))
-        assert tap.changed.wait(5)
+        assert tap.changed.wait(120)
         heard: list[str] = []
         guest.send(said("bob", "after"))
         for _ in range(100):  # the socket mends the connection by itself
@@ -341,12 +341,12 @@ def test_what_is_owed_is_not_sent_again_for_each_frame_that_asks(monkeypatch: py
     asks = m.encode(m.Envelope(m.Header(1, m.VERSION, "eve", "1", "", parent=5000, seen=-1), m.Here()))
     for _ in range(10):
         link.socket.send(asks)
-        assert hub.socket.poll(5000)
+        assert hub.socket.poll(60_000)
         hub.receive()
     assert sent.count(0) == 1  # all of it once; the other numbers are those of answers
     clock[0] += 1.0
     link.socket.send(asks)
-    assert hub.socket.poll(5000)
+    assert hub.socket.poll(60_000)
     hub.receive()
     assert sent.count(0) == 2
     link.socket.close(0)

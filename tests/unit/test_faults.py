@@ -305,7 +305,7 @@ def test_processes_are_suspended_woken_and_killed_and_all_of_it_is_on_record() -
             Faults(), plan[2:], 1, False, lambda name: sleeper, lambda kind, data: told.append(data["kind"])
         ) as r:
             r.until(10)
-        assert sleeper.wait(timeout=30) == -9
+        assert sleeper.wait(timeout=240) == -9
         assert told == ["pause", "pause", "kill"]
     finally:
         sleeper.kill()

@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[2] / "firmware_ctl" / "firmware"
 def make(target: str, build: Path, **variables: str | int) -> str:
     command = ["make", "-C", SOURCES, target, f"BUILD={build}", *(f"{k}={v}" for k, v in variables.items())]
     environment = {k: v for k, v in os.environ.items() if k not in ("CFLAGS", "LDFLAGS", "MAKEFLAGS")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -112,7 +112,7 @@ def server() -> Iterator[iiod.IiodServer]:
 
 def connected(server: iiod.IiodServer) -> socket.socket:
     _, host, port = server.uri.split(":")
-    return socket.create_connection((host, int(port)), timeout=10)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 @pytest.mark.parametrize("ms", ["-1", "9" * 1000, "3600001", "x", "1e3", ""])

@@ -19,7 +19,7 @@ import scipy.io
 from testbed import config
 from testbed.agents import learner
 from testbed.assess import randomness
-from testbed.core import identity, key_file
+from testbed.core import forks, identity, key_file
 from testbed.core.errors import InputError
 from testbed.papers.kit import nets
 from testbed.records import hdf5, rounds
@@ -350,6 +350,6 @@ def test_a_child_that_cannot_begin_calls_no_file_damaged(monkeypatch: pytest.Mon
     def full(*_: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(hdf5.resource, "setrlimit", full)
+    monkeypatch.setattr(forks.resource, "setrlimit", full)
     with pytest.raises(OSError, match="could not begin"):
         hdf5.survived(lambda: 7)

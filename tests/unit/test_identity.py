@@ -92,6 +92,6 @@ def test_processes_that_make_the_same_pair_at_once_agree_on_one(tmp_path):
     )
     makers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(6)]
     for maker in makers:
-        _, err = maker.communicate(timeout=30)
+        _, err = maker.communicate(timeout=240)
         assert maker.returncode == 0, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["world.public", "world.secret"]

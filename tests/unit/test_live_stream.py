@@ -38,7 +38,7 @@ def test_every_probe_arrives_as_it_was_measured(tmp_path: Path) -> None:
         socket.connect(where)
         socket.subscribe("")
         publisher.start()
-        assert bound.wait(30)
+        assert bound.wait(120)
         # a subscription takes a moment to arrive: rounds are written until one has been received
         first, written = None, 0
         while first is None:

@@ -21,7 +21,7 @@ FIGURES = Figures(
 
 
 def scraped(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=30) as answer:
+    with urllib.request.urlopen(address, timeout=120) as answer:
         return str(answer.read().decode())
 
 

@@ -28,7 +28,7 @@ SCENE = Scene(alice=PlacedNode(position_m=[2.0, 8.0, 1.5]), bob=PlacedNode(posit
 class Client:
     def __init__(self, device: EmulatedPluto) -> None:
         _, host, port = device.uri.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=5)
+        self.socket = socket.create_connection((host, int(port)), timeout=60)
         self.file = self.socket.makefile("rb")
 
     def say(self, line: str, payload: bytes = b"") -> None:
@@ -407,7 +407,7 @@ def test_readers_that_wait_together_are_given_the_same_block() -> None:
         thread.start()
     radio.blocks[1].add(np.zeros((n // 2, 2), "<i2"))
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert [b is radio.blocks[1] for b in taken] == [True, True]
     assert len(radio.blocks) == 2
 

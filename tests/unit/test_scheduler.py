@@ -128,6 +128,55 @@ def test_clocks_that_need_not_hear_make_no_window_wider() -> None:
     assert plan.margin_s == GUARD_S
 
 
+def test_the_clock_of_a_node_that_takes_no_part_makes_no_window_wider() -> None:
+    """Eve was left out after 100 s: Alice and Bob listened for up to 20 ms at both ends of every frame, and a train had
+    one round."""
+    plan = scheduler(0.05)
+    plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
+    plan.synchronise("bob", 0.0, 0.0, 0.0)
+    plan.synchronise("eve", 0.0, 0.0, 200e-6)
+    both = ["alice", "bob"]
+    for _ in range(9000):
+        plan.track("bob", 0.0, plan.plan(0.0, 0.0, both)[0])
+        assert plan.margin_s < 1.1 * GUARD_S
+    assert plan.may_follow(0.0, 0.0, both)
+    assert not plan.may_follow(0.0, 0.0, [*both, "eve"])
+    plan.plan(0.0, 0.0, [*both, "eve"])
+    assert plan.margin_s == pytest.approx(200e-6 + 44e-6 * 450.0, rel=0.01)
+    plan.plan(0.0, 0.0, both)
+    assert plan.margin_s < 1.1 * GUARD_S
+
+
+@pytest.mark.parametrize(("interval_s", "most_s"), [(0.05, 1e-3), (60.0, 2 * 44e-6 * 60.0)])
+def test_a_deaf_eve_makes_windows_only_a_little_wider(interval_s: float, most_s: float) -> None:
+    """Her antenna is off: the doubt of her clock grew until everybody listened for 50 ms around every frame."""
+    plan = scheduler(interval_s)
+    plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
+    plan.synchronise("bob", 0.0, 0.0, 0.0)
+    plan.synchronise("eve", 0.0, 0.0, 200e-6, "optional")
+    margins_s = []
+    for number in range(30_000 if interval_s < 1.0 else 200):
+        plan.track("bob", 0.0, plan.plan(0.0, 0.0)[0])
+        if number > 2:  # what her node reports of a window without a frame
+            plan.miss("eve")
+        margins_s.append(plan.margin_s)
+    bob_s = max(margins_s[0] - 200e-6, GUARD_S)
+    assert margins_s[10] >= 200e-6  # she is searched for
+    assert max(margins_s) == pytest.approx(bob_s + 1e-3 + most_s, rel=0.01)
+
+
+def test_an_eve_who_joins_late_is_found_at_any_interval() -> None:
+    plan = scheduler(120.0)
+    plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
+    plan.synchronise("bob", 0.0, 0.0, 0.0)
+    for _ in range(50):
+        at_s = plan.plan(0.0, 0.0)[0]
+        plan.track("bob", 0.0, at_s)
+    plan.synchronise("eve", 7.0, at_s, 1e-3, "optional")
+    plan.plan(0.0, 0.0)
+    assert plan.margin_s >= 1e-3 + 40e-6 * 120.0
+
+
 def test_a_reference_that_comes_back_is_doubted_by_all_who_hear_it() -> None:
     plan = scheduler(2e-3)
     plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")

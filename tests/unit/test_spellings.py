@@ -106,7 +106,7 @@ def test_leaks_in_compressed_records_pages_and_arguments_are_found(tmp_path: Pat
             assert process.stdout.readline() == b"here\n"
             assert sp.leaks([("arguments", b"\n".join(sp.arguments()))], SECRET)
         finally:
-            process.communicate()
+            process.kill()
 
 
 def test_files_that_may_hold_keys_are_left_out_and_no_others(tmp_path: Path) -> None:

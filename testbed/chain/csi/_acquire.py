@@ -23,6 +23,11 @@ _DETECT_BYTES = 1 << 17
 """Bytes of samples, in double precision, that are searched for frames together; they fit a core's inner cache."""
 
 
+_MOST_KEPT_BYTES = 5 << 18
+"""Largest array that is kept for reuse, a little above those of usual windows. One window of 4 million samples, needed
+where a clock is very uncertain, would otherwise leave 250 MB in use until the process ends."""
+
+
 class Scratch:
     """Memory that is reused, because new pages from the system cost more time than the arithmetic on them."""
 
@@ -32,6 +37,8 @@ class Scratch:
     def array(self, name: str, shape: tuple[int, ...]) -> C128:
         """Return an array of any content; an earlier array of this name is overwritten."""
         size = math.prod(shape)
+        if size * np.dtype(np.complex128).itemsize > _MOST_KEPT_BYTES:
+            return np.empty(shape, np.complex128)
         known = self._known.get(name)
         if known is None or known.size < size:
             known = self._known[name] = np.empty(size, np.complex128)

@@ -36,13 +36,12 @@ class RecurrencePaced(Attack):
 
     def predict(self, facts: Facts, train: I64, test: I64) -> F64:
         z = scores(facts)
-        walk, probe = _both_ways(z)
-        course, gain = course_of(z, walk, probe <= np.arange(z.shape[0])[:, None] - _NEAR)
-        if "walked to and fro" not in facts.scratch:  # decided at the first fold
-            facts.scratch["walked to and fro"] = gain > 0.0
-        self._freedom = 2.0 * z.shape[1] if facts.scratch["walked to and fro"] else 0.0
-        if not self._freedom:
+        # Whether it is worth its time is decided at the first fold.
+        course = self._course(facts, z) if facts.scratch.get("walked to and fro", True) else None
+        self._freedom = 0.0 if course is None else 2.0 * z.shape[1]
+        if course is None:
             return np.asarray(frequencies(facts, train)[test])
+        walk, probe = _both_ways(z)
         known = np.asarray(np.isfinite(z).any(axis=1))
         tried = [_earlier(walk, probe, place_of(course, known, window)) for window in _WINDOWS]
         found = best_of(z, [scaled(z, x, np.ones(z.shape[0])) for x in tried])
@@ -52,6 +51,13 @@ class RecurrencePaced(Attack):
     def degrees_of_freedom(self) -> float:
         """Return the number of factors and spreads, one of each for every column."""
         return self._freedom
+
+    @staticmethod
+    def _course(facts: Facts, z: F64) -> I64 | None:
+        """Return (probe,) the likeliest place of each probe; None if at the first fold they explained nothing."""
+        walk, probe = _both_ways(z)
+        course, gain = course_of(z, walk, probe <= np.arange(z.shape[0])[:, None] - _NEAR)
+        return course if facts.scratch.setdefault("walked to and fro", gain > 0.0) else None
 
 
 def _both_ways(z: F64) -> tuple[F64, F64]:
