@@ -36,6 +36,8 @@ _QUEUED_CAPTURES = 8
 _AFTER_LOSS_S = 0.1
 """Time for the rest of a capture after the device reported that samples were lost."""
 _POLL_S = 0.005
+_LOOKS = 40
+"""Least number of looks before something that is awaited is given up, however slow the machine is."""
 _PPS_S = 1.5
 """Time to wait for a PPS edge, of which one comes every second."""
 _LONGEST_DRAIN_S = 10.0
@@ -628,9 +630,10 @@ class Usrp(Radio):
         return DeviceError(self.name, operation, self.state, detail)
 
     def _wait_or_fail(self, operation: str, done: Callable[[], bool], timeout_s: float, detail: str) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline, looks = time.monotonic() + timeout_s, 0
         while not done():
-            if time.monotonic() >= deadline:
+            looks += 1
+            if looks >= _LOOKS and time.monotonic() >= deadline:
                 raise self._failed(operation, detail)
             time.sleep(_POLL_S)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -508,6 +510,13 @@ def test_saturated_samples_stay_within_full_scale(lab: Lab) -> None:
     heard = bob.receive(N, at_s).samples.view(np.float32)
     assert heard.min() == -1.0, "the bench does not saturate"
     assert heard.max() <= 1.0
+
+
+def test_a_machine_that_is_slow_still_finds_the_pulse(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks more time passes than there is in all."""
+    clock = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda s: None))
+    lab.open(lab.alice, clock_source="external", time_source="external", pps=True)
 
 
 class Watched:
