@@ -118,7 +118,7 @@ class _Line:
     def recv_multipart(self) -> list[Any]:
         return self._answers.popleft()
 
-    def destroy(self, linger: int) -> None:
+    def close(self) -> None:
         self.closed = True
         with self._hall.turn:
             self._hall.server.lines.pop(self._route, None)
@@ -140,6 +140,9 @@ class _Beside(Link):
 
     def _new_socket(self) -> Any:
         return self._context
+
+    def _end(self, linger_ms: int) -> None:
+        self._context.close()
 
 
 _HALLS: dict[str, Hall] = {}

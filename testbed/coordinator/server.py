@@ -395,11 +395,11 @@ class Coordinator:
             return
         if isinstance(body, m.Heartbeat):
             self._hub.send(name, m.Pulse(), to_pulse=True)
-        self._times.heard(name, body)
         if not self.state.virtual:
             # On the wall clock, the next rounds are planned from the present time.
             self._take(e.Tick(self._clock.now_s()))
         try:
+            self._times.heard(name, body)
             self._take(e.Received(name, header.incarnation, body))
         except (TestbedError, OSError):
             raise  # the sender is not the cause: the run's files or its simulated air failed

@@ -198,7 +198,7 @@ def _fork(work: Callable[[], bytes], silent: bool) -> _Child:
 
 
 def _work(
-    work: Callable[[], bytes], tell: int, silent: bool, mask: set[signal.Signals], parent: int, library: Any
+    work: Callable[[], bytes], tell: int, silent: bool, mask: set[int | signal.Signals], parent: int, library: Any
 ) -> NoReturn:
     """Do the work in the child, write its result to `tell`, and end without any of this process's own clearing up."""
     try:

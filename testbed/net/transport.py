@@ -190,7 +190,7 @@ class Handshakes:
 
     def look(self) -> None:
         """Count what has happened since the last look."""
-        while self._events.get(zmq.EVENTS) & zmq.POLLIN:  # costs a third of a poll
+        while int(self._events.get(zmq.EVENTS)) & zmq.POLLIN:  # costs a third of a poll
             event = parse_monitor_message(self._events.recv_multipart())["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self.succeeded += 1

@@ -52,6 +52,16 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.fixture
+def few_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge with two quick Eves in this process: for tests of other things than the portfolio's quality."""
+    from testbed.entropy import attack, judge
+
+    everything = attack.load_attacks()[0]
+    few = {name: everything[name] for name in ("eve_now", "string_near")}
+    monkeypatch.setattr(judge, "load_attacks", lambda: (few, []))
+
+
+@pytest.fixture
 def cleared() -> Iterator[list[subprocess.Popen[str]]]:
     """A list for processes that the test starts; those that still run in the end are killed."""
     started: list[subprocess.Popen[str]] = []

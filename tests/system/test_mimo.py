@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from testbed import config
 from testbed.core.config import Accounting, BeamPlan
@@ -22,6 +23,7 @@ def run(folder: Path, policy: str, rounds: int, lab: str = "sim_mimo", **changes
     return one_process.run(plan, config.load_lab(lab), lab, folder / policy)
 
 
+@pytest.mark.usefixtures("few_attacks")
 def test_beams_give_equal_keys_and_a_better_link_than_first_antennas(tmp_path: Path) -> None:
     beams = run(tmp_path, "svd", 416, accounting=Accounting(block_rounds=399, epsilon_log2=32))
     s = beams.summary

@@ -25,6 +25,7 @@ def _libiio() -> None:
     pytest.importorskip("iio", exc_type=Exception, reason="libiio is not installed: apt-get install libiio0")
 
 
+@pytest.mark.usefixtures("few_attacks")
 @pytest.mark.parametrize("lab", ["sim", pytest.param("wire", marks=pytest.mark.long)])
 def test_soft_decisions_give_a_key_and_the_record_gives_it_again(tmp_path: Path, lab: str) -> None:
     if lab == "wire":

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from testbed import config
 from testbed.core.config import Training
@@ -16,6 +17,7 @@ from testbed.replay.replay import replay
 from testbed.report import html
 
 
+@pytest.mark.usefixtures("few_attacks")
 def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None:
     """Phases of radios whose hardware differs are worthless until Alice has learnt the factor between the two ends."""
     plan = config.load_experiment("mobile_room_calibrated")

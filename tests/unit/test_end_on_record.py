@@ -16,6 +16,7 @@ import pytest
 from testbed.config import state_root
 from testbed.coordinator import events as e
 from testbed.coordinator.recorder import is_awaited
+from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.server import Coordinator
 from testbed.core import key_file
 from testbed.core.errors import DiskFull, TestbedError
@@ -37,7 +38,8 @@ class Shell:
         self.did: list[str] = []
         made = self.made = object.__new__(Coordinator)
         made._hub = SimpleNamespace(send=self._send)  # type: ignore[assignment]
-        made.state = SimpleNamespace(probed=0, nodes={})  # type: ignore[assignment]
+        made.state = SimpleNamespace(probed=0, nodes={}, phase="probing")  # type: ignore[assignment]
+        made._times = TimesOfRounds(0.0, takes_turns=False)
         made._show_progress = lambda *_: None  # type: ignore[method-assign]
         made.on_round = lambda _: None
         made._recorder = SimpleNamespace(  # type: ignore[assignment]

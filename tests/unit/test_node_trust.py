@@ -15,6 +15,7 @@ from testbed import config
 from testbed.assess import run_summary
 from testbed.coordinator import events as ce
 from testbed.coordinator.recorder import MOST_NOTES, Recorder
+from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.server import Coordinator
 from testbed.core.errors import DeviceError, TestbedError
 from testbed.core.radio import Radio
@@ -217,7 +218,8 @@ def test_what_the_coordinator_cannot_handle_ends_its_sender_and_not_the_run() ->
     blamed: list[str] = []
     taken: list[Any] = []
     made._hub = SimpleNamespace(send=lambda *_, **__: None, blame=blamed.append)  # type: ignore[assignment]
-    made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
+    made.state = SimpleNamespace(virtual=True, phase="probing")  # type: ignore[assignment]
+    made._times = TimesOfRounds(0.0, takes_turns=False)
 
     def handle(event: Any) -> list[Any]:
         taken.append(event)
@@ -246,7 +248,8 @@ def test_csi_of_another_shape_than_the_runs_reaches_neither_policies_nor_records
     taken: list[Any] = []
     made._hub = SimpleNamespace(strike=lambda *x: struck.append(x))  # type: ignore[assignment]
     made._frame = SimpleNamespace(subcarrier_hz=np.zeros(4))  # type: ignore[assignment]
-    made.state = SimpleNamespace(virtual=True)  # type: ignore[assignment]
+    made.state = SimpleNamespace(virtual=True, phase="probing")  # type: ignore[assignment]
+    made._times = TimesOfRounds(0.0, takes_turns=False)
     made._handle = lambda event: taken.append(event) or []  # type: ignore[func-returns-value]
     csi = bytes(8 * int(np.prod(shape)))
     probed = m.Probed(
