@@ -204,8 +204,8 @@ def _timed(
     outcome = drive(plan, lab, lab_name, folder, progress, begun, in_process)
     gap_s = float(np.median(np.diff(reader.load(outcome.folder).rounds.t0_s)))
     first, last = marks
-    wall_s, cpu_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
-    return Pace(wall_s, cpu_s, int(outcome.summary["pairs_kept"]), rounds, gap_s, _parts(outcome.summary["pace"]))
+    wall_s, work_s = ((last[i] - first[i]) / (last[0] - first[0]) for i in (1, 2))
+    return Pace(wall_s, work_s, int(outcome.summary["pairs_kept"]), rounds, gap_s, _parts(outcome.summary["pace"]))
 
 
 def _parts(pace: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from measured_bytes import recorded
 
 import testbed
 from testbed import config
+from testbed.assess.pace import PARTS
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import DeviceError, InputError, TestbedError
 from testbed.core.radio import Radio
@@ -179,6 +180,17 @@ def test_a_private_run_leaves_one_key_at_both_ends_and_none_elsewhere(tmp_path: 
     assert keys.keys() == {"alice", "bob"}
     assert keys["alice"] == keys["bob"]
     assert keys["alice"] not in b"".join(p.read_bytes() for p in outcome.folder.iterdir() if p.is_file())
+
+
+def test_where_the_time_of_a_round_goes_is_measured_and_counts_once(tmp_path: Path) -> None:
+    """Nodes take turns within one another's captures: the time of the inner turn is not the outer node's."""
+    outcome = in_one_process(tmp_path, plan_of("mobile_room", 1000), act=end_after(100))
+    found = outcome.summary["pace"]["round"]
+    parts = {name: found[name] for name in PARTS}
+    assert 96 <= found["rounds"] <= outcome.summary["rounds"]
+    assert sum(part["time_s"] for part in parts.values()) == pytest.approx(found["mean_s"])
+    assert all(part["time_s"] > 0.0 for part in parts.values()), parts
+    assert all(part["beside_s"] == 0.0 for part in parts.values()), parts
 
 
 @pytest.mark.parametrize("kind", ["stop", "abort", "halt"])

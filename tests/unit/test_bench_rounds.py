@@ -55,3 +55,11 @@ def test_a_row_says_where_the_time_of_a_round_went() -> None:
     assert "500 rounds/s, 1.00 ms of CPU a round" in said
     assert "(of 1.50 ms: order 0.10, air 0.20, estimate 0.30, message 0.40, journal 0.50)" in said
     assert rounds._parts({"round": None}) == rounds._parts({}) == ""
+
+
+def test_a_run_is_timed_in_one_process() -> None:
+    found = rounds.in_one_process(config.load_experiment("mobile_room"), config.load_lab("sim"), 20, 5)
+    assert found.asked == 20
+    assert found.gap_s == pytest.approx(0.05)
+    assert 0.0 < found.cpu_s < 60.0
+    assert "ms: order " in str(found)
