@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -204,11 +204,13 @@ def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
         say("writing the report")
     from testbed.report import html
 
+    began_s = time.monotonic()
     path = html.make(outcome.folder, children=Children(usable_cores()) if are_safe() else None)
+    report_s = time.monotonic() - began_s
     if as_json:
         print_json(outcome.summary)
     elif outcome.status != "failed" or outcome.summary["rounds"]:  # a run that never started has only a reason
-        _show(outcome, path)
+        _show(outcome, path, report_s)
     sys.stdout.flush()  # so that the reason is the last line, also where both streams go to one file
     if outcome.status == "failed":
         say(f"run failed: {printable(outcome.detail, 2000)}; report: {path}")
@@ -250,7 +252,7 @@ def _eves(secrecy: dict[str, Any]) -> Any:
     return table
 
 
-def _show(outcome: Any, report_path: Path) -> None:
+def _show(outcome: Any, report_path: Path, report_s: float) -> None:
     from rich.table import Table
 
     s = outcome.summary
@@ -289,4 +291,12 @@ def _show(outcome: Any, report_path: Path) -> None:
         mark = "[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]"
         table.add_row(mark, plain(entry["check"]), plain(entry["detail"]))
     out.print(table)
+    out.print(f"time: {_spans(s.get('pace') or {}, report_s)}", highlight=False)
     out.print(f"report: {plain(report_path)}", soft_wrap=True)
+
+
+def _spans(pace: Mapping[str, Any], report_s: float) -> str:
+    """Return where the wall time of a run went; a span that is not known, as of a resumed run, is left out."""
+    named = {"start": "start_s", "probing": "probe_s", "distilling": "distil_s"}
+    spans = {name: pace[key] for name, key in named.items() if pace.get(key) is not None}
+    return ", ".join(f"{name} {span_s:.1f} s" for name, span_s in {**spans, "report": report_s}.items())

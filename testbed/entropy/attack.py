@@ -29,7 +29,8 @@ HIDDEN_CONTEXT = 1.0 / FOLDS
 
 class Attack(ABC):
     """One Eve. Each block gets a new object, which is asked about one fold after the other. It may keep results that
-    follow from Eve's side alone.
+    follow from Eve's side alone, and what it decides at the first fold. The folds after that may be asked about in
+    different processes, each of which has a copy of the object as it was after the first one.
 
     Her unknown parameters may be fitted to Alice's own features and CSI of `train`: no Eve, however skilled, could find
     better ones. The result is deterministic for a seed. An attack must not modify the facts; the values that it has to

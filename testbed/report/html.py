@@ -51,7 +51,7 @@ def make(folder: Path, baseline: Path | None = None, figures: bool = False, chil
     return path
 
 
-def _render(v: View, children: Children | None) -> str:
+def _render(v: View, children: Children | None = None) -> str:
     sections = sections_of(v, children)
     title = str(v.run.start.experiment.get("title") or "Run")
     nav = "".join(f'<a href="#{key}">{short}</a>' for key, short, _, _ in sections)

@@ -10,6 +10,7 @@ import pytest
 
 from testbed.chain.wegman_carter import Pool
 from testbed.core.config import Accounting, ChainPlan, ProbingPlan, RadioPlan, SurfacePlan
+from testbed.core.forks import ChildLost, Children
 from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import KeyReport, SurfaceRecord
 from testbed.core.types import CsiFrame, Key
@@ -45,10 +46,11 @@ class Trio:
     """
 
     def __init__(
-        self, eve_sees: float = 0.0, rounds_again: bool = False, pools: dict[str, Pool] | None = None, **changes: Any
-    ) -> None:
+        self, eve_sees: float = 0.0, rounds_again: bool = False, pools: dict[str, Pool] | None = None,
+        children: Children | None = None, **changes: Any,
+    ) -> None:  # fmt: skip
         self.nodes = {
-            role: NodeState(role, i, wegman_carter=pools is not None, pool=(pools or {}).get(role))
+            role: NodeState(role, i, wegman_carter=pools is not None, pool=(pools or {}).get(role), children=children)
             for i, role in enumerate(("alice", "bob", "eve"))
         }
         self.done: list[tuple[str, e.Instruction]] = []
@@ -254,6 +256,25 @@ def test_abandoned_blocks_cannot_become_keys() -> None:
         trio.take(role, e.Received(m.Amplify(block=0, eve=None, timeout_s=5.0)))
     assert trio.keys == {}
     assert trio.last("alice", m.Failed).operation == "amplify"
+
+
+def test_where_a_child_that_judges_is_lost_both_ends_close_the_block_without_a_key() -> None:
+    limits: list[float] = []
+
+    class Lost(Children):
+        def one(self, work: Any) -> Any:
+            limits.append(self.limit_s)
+            raise ChildLost("was ended by SIGKILL")
+
+    trio = Trio(children=Lost(2))
+    trio.distil()
+    trio.amplify(None)
+    assert limits == [4.5]  # of the five seconds of the discussion, so that Bob still hears of it
+    report = trio.last("alice", m.Amplified).report
+    assert (report.key_bits, report.failure) == (0, "judging failed: the process that judges was ended by SIGKILL")
+    assert trio.last("bob", m.Amplified).report.key_bits == 0
+    assert trio.keys == {}
+    assert trio.nodes["alice"].name == "ready"
 
 
 def test_a_restarted_node_has_nothing_to_distil() -> None:

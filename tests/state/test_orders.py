@@ -97,6 +97,12 @@ def test_a_coordinator_cannot_ask_a_private_node_for_weak_keys(accounting: dict[
     assert isinstance(node.handle(e.Received(configure(experiment_mode=False)))[0], e.Operate)
 
 
+def test_a_correlation_that_no_floor_asks_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It loads scipy.special, which takes part of the start of every process."""
+    monkeypatch.setattr(floors, "assumed_correlation", lambda _: pytest.fail("was computed"))
+    assert floors.refusal(Floors(), Accounting(assumed_eve_distance_wavelengths=0.5), experiment_mode=True) is None
+
+
 def test_floors_that_are_given_hold_in_both_modes() -> None:
     own = Floors(epsilon_log2=48, assumed_eve_correlation=0.5, sacrifice_fraction=0.2, modes=["private"])
     weak = Accounting(epsilon_log2=47, assumed_eve_correlation=0.5, sacrifice_fraction=0.2)

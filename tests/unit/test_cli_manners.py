@@ -128,8 +128,11 @@ def test_one_key_is_one_key(capsys: Any, tmp_path: Path) -> None:
         "pairs_rejected": {},
         "raw_bits": 400,
     }
-    _show(SimpleNamespace(summary={**summary, "health": []}), tmp_path / "report.html")
-    assert capsys.readouterr().out.startswith("1 verified key, 128 bits ")
+    pace = {"start_s": 1.5, "probe_s": 10.0, "distil_s": None}
+    _show(SimpleNamespace(summary={**summary, "health": [], "pace": pace}), tmp_path / "report.html", 2.06)
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 verified key, 128 bits ")
+    assert "time: start 1.5 s, probing 10.0 s, report 2.1 s\n" in shown, "what is not known is left out"
 
 
 def test_quiet_shows_no_progress(capsys: Any) -> None:
@@ -274,7 +277,7 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
             "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
         },
     }  # fmt: skip
-    _show(SimpleNamespace(summary=summary), tmp_path / "report.html")
+    _show(SimpleNamespace(summary=summary), tmp_path / "report.html", 1.0)
     shown = capsys.readouterr().out
     assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
     assert "\x1b" not in shown

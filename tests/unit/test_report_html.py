@@ -17,6 +17,7 @@ from msgspec import structs
 
 from testbed.assess import agreement
 from testbed.core.errors import InputError
+from testbed.core.forks import Children
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, LengthTerm
 from testbed.core.types import SurfacePattern
 from testbed.records import documents, files, reader, writer
@@ -292,6 +293,7 @@ def test_a_whole_run_shows_everything_and_quotes_the_summary(tmp_path: Path) -> 
     assert "slow <drift>" in text
     assert "<script>" in text  # as text: the checker refuses the tag
     assert 'class="missing"' not in page
+    assert report.make(tmp_path, children=Children(2)).read_text() == page
 
 
 def test_where_the_time_of_a_round_goes_is_shown_where_it_was_measured(tmp_path: Path) -> None:
