@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
 import testbed
 from testbed import config
@@ -49,6 +51,12 @@ def alone(tmp_path: Path, experiment: str, **changes: Any) -> Outcome:
     return one_process.run(plan, config.load_lab("sim"), "sim", tmp_path / "run")
 
 
+def open_contexts() -> set[int]:
+    """Return the ZeroMQ contexts of this process that are not closed."""
+    gc.collect()
+    return {id(x) for x in gc.get_objects() if isinstance(x, zmq.Context) and not x.closed}
+
+
 def key_files(tmp_path: Path, node: str, kind: str = "rehearsals") -> dict[str, str]:
     """Return a node's key files by name; what follows from its seed is apart from the keys that are delivered."""
     return {p.name: p.read_text() for p in sorted((tmp_path / "state" / "sim" / node / kind).glob("*/*.key"))}
@@ -61,9 +69,11 @@ def small(plan: str, rounds: int, block: int) -> dict[str, Any]:
 
 
 def test_a_walk_through_the_room_gives_one_key_at_both_ends(tmp_path: Path) -> None:
+    before = open_contexts()
     outcome = run(tmp_path, "mobile_room", **small("mobile_room", 450, 450))
     s = outcome.summary
     assert outcome.status == "finished"
+    assert open_contexts() <= before, "collected together with its socket, a context may wait without end"
     assert s["pairs_kept"] > 440
     assert s["pairs_kept"] + sum(s["pairs_rejected"].values()) == 450
     assert s["keys_verified"] == 1
