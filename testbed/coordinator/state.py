@@ -386,6 +386,7 @@ class CoordinatorState(Deadlines):
         if not self._unsent:
             return self._reject_unprobed(reason)
         self._unsent = {}
+        self.timetable.keep_clear()
         self.rounds.refuse_train(reason)
         return []
 
@@ -639,6 +640,7 @@ class CoordinatorState(Deadlines):
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]
+        self.timetable.pass_over(reason)
         self.tally.reject(r.number, reason, r.train)
         if not self.tally.is_hopeless:
             return [over]
@@ -769,6 +771,7 @@ class CoordinatorState(Deadlines):
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         self._latch_due_s.clear()
+        behind_s = self.timetable.catch_up()
         self.timetable.ask_board()
         train = [self._plan_round(orders)]
         while len(train) < most and self._may_follow(train[0], nodes):
@@ -786,7 +789,8 @@ class CoordinatorState(Deadlines):
         if not self.surface.is_scheduled:
             return [Send(n, probe) for n, probe in probes.items()]
         self._unsent = probes
-        return self.surface.schedule(self._latch_due_s)
+        # The board's clock is read while it takes the patterns, as of the end of the last round.
+        return [*([] if behind_s is None else [AdvanceWorld(behind_s)]), *self.surface.schedule(self._latch_due_s)]
 
     def _room_for_train(self) -> int:
         """Return the largest length of the next train, without regard to the widths of the windows."""

@@ -49,6 +49,13 @@ FIRST_LEAD_S = 0.12
 LONGEST_LEAD_S = 0.25
 """Upper limit of that time: a late train doubles it, and every train that is not late shortens it a little."""
 _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
+_CLEAR_S = 0.2
+"""More than two windows of the greatest width, and than the radios' longest turn-arounds in virtual time."""
+_NOT_MADE = frozenset(
+    {Reject.LATE_TX, Reject.DEVICE, Reject.TIMEOUT, Reject.SURFACE_CHANGED, Reject.SURFACE_NOT_APPLIED,
+     Reject.NODE_LOST, Reject.ABORTED}
+)  # fmt: skip
+"""Reasons with which a round may have ended before its time, so that the air did not come to its end."""
 _PARTS: Mapping[str, Part] = {"alice": "reference", "bob": "listener", "eve": "optional", "ris": "other"}
 """Role → whose clock it is, for the scheduler."""
 SUITED_TRAIN = 64
@@ -82,6 +89,8 @@ class Timetable:
         """Time at which the timeline of a resumed run continues."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
+        self._is_behind = False
+        """Whether the air may be behind the end of the last planned round, because that did not take place."""
         self._board_asked_s = 0.0
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
         """Largest error of the board's clock by its latest reading."""
@@ -222,10 +231,30 @@ class Timetable:
         assert self.scheduler is not None
         return self.scheduler.may_follow(self.now_s, max(not_before_s, self.last_end_s), nodes)
 
+    def pass_over(self, reason: str) -> None:
+        """Take note of why a planned round was rejected: it may not have taken place."""
+        self._is_behind = self._is_behind or (self.virtual and reason in _NOT_MADE)
+
+    def keep_clear(self) -> None:
+        """Plan the next round later in virtual time, because the board found that its time had come already: then the
+        air is ahead of the rounds, by less than `_CLEAR_S`."""
+        if self.virtual:
+            self.last_end_s += _CLEAR_S
+
+    def catch_up(self) -> float | None:
+        """Return the time to which the air must advance before the next train is ordered; None where it is there."""
+        is_behind, self._is_behind = self._is_behind, False
+        return self._quiet_from_s if is_behind else None
+
+    @property
+    def _quiet_from_s(self) -> float:
+        """In virtual time, the end of the last window of the rounds that were planned."""
+        quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
+        return max(0.0, self.last_end_s - quiet_s)
+
     def ask_board(self) -> None:
         """Take note of the time at which a train's patterns are ordered: the answer contains a clock reading."""
-        quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
-        self._board_asked_s = max(0.0, self.last_end_s - quiet_s) if self.virtual else self.now_s
+        self._board_asked_s = self._quiet_from_s if self.virtual else self.now_s
 
     def read_board(self, name: str, device_time_s: float) -> None:
         """Take a reading of the board's clock. In virtual time, no time has passed since the end of the last window."""

@@ -241,3 +241,86 @@ def test_a_train_that_was_struck_is_still_that_of_its_patterns() -> None:
     assert reasons(run) == dict.fromkeys(quiet.rounds, "timeout")
     assert [n for body in schedules(run) for n in (x.round for x in body.patterns)] == list(range(40))
     assert probed("bob", quiet.orders["bob"]).rounds
+
+
+class OnAir(Stage):
+    """Nodes on a simulated air, whose time only goes on with a train that is probed, or when it is told to. All device
+    clocks show it plus 100 s, and the board takes no pattern whose time has come."""
+
+    air_s = 0.0
+    refused = 0
+    lost: tuple[int, ...] = ()
+    """The rounds whose trains do not take place."""
+
+    def take(self, event: e.Event) -> None:
+        queue: list[e.Event] = [event]
+        while queue:
+            for x in self.state.handle(queue.pop(0)):
+                if isinstance(x, e.AdvanceWorld):
+                    self.air_s = max(self.air_s, x.until_s)
+                elif isinstance(x, e.Send):
+                    self.told.append((x.node, x.body))
+                    queue += [self.says(x.node, a) for a in self.answer(x.node, x.body)]
+                elif isinstance(x, e.RoundOver):
+                    self.rounds.append(x)
+                elif isinstance(x, e.RunOver):
+                    self.over = x
+
+    def answer(self, node: str, body: Any) -> list[Any]:
+        if isinstance(body, m.ReadClock):
+            return [m.ClockReading(device_time_s=100.0 + self.air_s)]
+        if isinstance(body, m.Schedule):
+            if body.patterns[0].at_s < 100.0 + self.air_s + 1e-3:
+                self.refused += 1
+                return [m.Failed(operation="schedule", state="applying", detail="due before it could latch")]
+            return [msgspec.structs.replace(self.scheduled(body), device_time_s=100.0 + self.air_s)]
+        if isinstance(body, m.Probe) and any(plan.round in self.lost for plan in body.rounds):
+            fault = [m.RoundResult(round=plan.round, links=[], fault="device") for plan in body.rounds]
+            return [m.Captured(round=body.round), m.Probed(rounds=fault)]
+        if isinstance(body, m.Probe):
+            assert self.state.timetable.scheduler is not None
+            self.air_s = max(self.air_s, body.rounds[-1].end_s - 100.0 - self.state.timetable.scheduler.quiet_s)
+        return self.usual(node, body)
+
+
+def on_air(lost: tuple[int, ...] = (), ahead_s: float = 0.0) -> OnAir:
+    """Return a run of 120 rounds of which a train does not take place, or whose air runs ahead after its 40th round."""
+    probing = {"interval_s": 5e-3, "train": 8}
+    out = OnAir(rounds=120, probing=probing, **{**STILL, "surface": PUBLIC})
+    out.schedule_size, out.lost = 64, lost
+
+    def answer(node: str, body: Any) -> list[Any]:
+        if ahead_s and node == "bob" and isinstance(body, m.Probe) and 40 in [plan.round for plan in body.rounds]:
+            found = OnAir.answer(out, node, body)
+            out.air_s += ahead_s
+            return found
+        return OnAir.answer(out, node, body)
+
+    out.answer = answer  # type: ignore[method-assign]
+    out.join()
+    return out
+
+
+def latches_in_place(run: OnAir) -> bool:
+    """Return whether every pattern was due before its round, and not before the end of the one before."""
+    due_s = {x.round: x.at_s for body in schedules(run) for x in body.patterns}
+    return all(0.0 < plan.slots[0].start_s - due_s[plan.round] < 5e-3 for plan in plans(run))
+
+
+def test_a_train_that_did_not_take_place_costs_no_other() -> None:
+    """The board's clock was taken to be read at the end of the train that was lost: every pattern was then due earlier
+    by its length, and the board refused every second train."""
+    run = on_air(lost=(40,))
+    assert run.over == e.RunOver("finished", "120 rounds")
+    assert run.refused == 0
+    assert reasons(run) == dict.fromkeys(next(t for t in trains(run) if 40 in t), "device")
+    assert latches_in_place(run)
+
+
+@pytest.mark.parametrize("ahead_s", [5e-3, 26e-3, 150e-3])
+def test_where_the_air_is_ahead_of_the_rounds_one_train_is_refused(ahead_s: float) -> None:
+    run = on_air(ahead_s=ahead_s)
+    assert run.over == e.RunOver("finished", "120 rounds")
+    assert run.refused <= 1
+    assert set(reasons(run).values()) <= {"surface_not_applied"}
+    assert len(reasons(run)) <= 8
