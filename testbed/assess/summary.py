@@ -91,7 +91,7 @@ _DEFAULT_REASONS = {
     "csi_correlation_ae": "Eve was not measured",
     "csi_correlation_ab_detrended": "no CSI of both Alice and Bob was recorded",
     "kdr_raw": "no block reached the comparison of raw bits",
-    "kdr_eve": "Eve was not measured",
+    "kdr_eve": "Eve was not measured, or no block reached the comparison of raw bits",
     "min_entropy_per_bit": "no block reached privacy amplification",
     "secrecy": "no key length was computed, or the nodes did not report how (private mode)",
     "reconciliation.efficiency": "no verified block had errors to correct",

@@ -202,10 +202,23 @@ class Scheduler:
 
     def _doubt_s(self, clock: NodeClock, start_s: float) -> float:
         """Return by how much a clock's error may exceed the guard in a round at `start_s`."""
-        drift_s = max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
-        if clock.is_optional:
-            drift_s = min(drift_s, max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * _CRYSTALS * self._interval_s))
-        return clock.uncertainty_s + drift_s
+        drift_s = self._drift_s(clock, start_s)
+        return clock.uncertainty_s + (min(drift_s, self._most_for_one_s) if clock.is_optional else drift_s)
+
+    def _drift_s(self, clock: NodeClock, start_s: float) -> float:
+        return max(0.0, clock.line.bound_at(start_s) - _IN_GUARD * self._guard_s)
+
+    @property
+    def _most_for_one_s(self) -> float:
+        return max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * _CRYSTALS * self._interval_s)
+
+    def is_adrift(self, node: str) -> bool:
+        """Return whether an optional node has received nothing for so long that the windows may miss its frames.
+
+        Without a new reading of its clock, it would never receive one again.
+        """
+        clock = self.clocks.get(node)
+        return clock is not None and clock.is_optional and self._drift_s(clock, self.next_s) > self._most_for_one_s
 
     @property
     def shortest_s(self) -> float:

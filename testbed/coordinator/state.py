@@ -721,6 +721,19 @@ class CoordinatorState(Deadlines):
         assert alice is not None
         return None if self.rounds.under_way else self.roster.compare(alice)
 
+    def _eve_is_adrift(self) -> bool:
+        eve, scheduler = self.roster.by_role("eve"), self.timetable.scheduler
+        may_ask = eve is not None and eve.ready and not eve.left_out and not self._is_done
+        return may_ask and scheduler is not None and scheduler.is_adrift(eve.name)  # type: ignore[union-attr]
+
+    def _read_eves_clock(self) -> list[Effect] | None:
+        """Have Eve get ready again between two trains, which includes a reading of her clock."""
+        if self.rounds.under_way:
+            return None
+        self.roster.ask_anew("eve")
+        detail = "it has received nothing for long, so that its clock is read anew"
+        return [Note("clock_adrift", {"node": self.roster.name("eve"), "detail": detail})]
+
     def _a_train_can_start(self) -> bool:
         if self._is_done or self._block_is_filled or self._is_paused:
             return False
@@ -987,6 +1000,7 @@ COURSE: Mapping[str, tuple[Rule, ...]] = {
         Rule(_S._a_block_can_start, _S._begin_block),
         Rule(_S._run_is_done, _S._end_as_planned),
         Rule(_S._clocks_must_be_compared, _S._compare_clocks),
+        Rule(_S._eve_is_adrift, _S._read_eves_clock),
         Rule(_S._a_train_can_start, _S._begin_train),
     ),
     "distilling": (

@@ -168,7 +168,8 @@ def judge(
     """Judge every attack on a block, those of the portfolio unless others are given. Deterministic for a seed.
 
     blocks: how many blocks the run plans. Attacks should be fresh objects. children: the judging is done in forked
-    children, which share the folds after the first one; the results are the same, to the bit. None: it is done here.
+    children, which share the folds after the first one; the results are the same, to the bit, for attacks that carry
+    nothing from one question to the next but what they decide at the first. None: it is done here.
 
     Raises InputError for facts with hidden labels or impossible numbers; an error of an attack, and the loss of a
     child, become a `Failure`.

@@ -93,7 +93,10 @@ def resumable(
         raise InputError(f"{folder}: a process is driving this run; accepted: a run whose process died")
     if run.stop is not None:
         how = f"{run.stop.exit_status}: {run.stop.reason}" if run.stop.reason else run.stop.exit_status
-        raise InputError(f"{folder}: this run is over ({how}); accepted: a run whose process died")
+        raise InputError(
+            f"{folder}: this run is over ({how}) and its record is closed; accepted: a run whose process died, before "
+            "`testbed report` has closed its record"
+        )
     origin = origin_of(run)[0]
     if origin.command != command:
         raise InputError(

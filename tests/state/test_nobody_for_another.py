@@ -171,3 +171,26 @@ def test_only_who_transmits_can_be_late(name: str) -> None:
     scheduler = stage.state.timetable.scheduler
     assert scheduler is not None
     assert (scheduler.lead_s > timetable.FIRST_LEAD_S) == (name == "alice")
+
+
+@pytest.mark.parametrize("pace", ["virtual", "wall"])
+def test_the_clock_of_an_eve_who_hears_nothing_is_read_anew_from_time_to_time(pace: str) -> None:
+    def script(node: str, body: Any) -> list[Any] | None:
+        if node == "eve" and isinstance(body, m.Probe):
+            return [m.Captured(round=body.round), probed(node, body, "no_preamble")]
+        return None
+
+    stage = Stage(script, rounds=300 if pace == "virtual" else 30, lab={**LAB, "world": {"pace": pace}},
+                  surface={"policy": "none"}, probing={"interval_s": 0.5 if pace == "virtual" else 5.0},
+                  accounting={"block_rounds": 400})  # fmt: skip
+    stage.join()
+    if pace == "wall":
+        stage.wait(200.0)
+    asked = [body for node, body in stage.told if node == "eve" and isinstance(body, m.ReadClock)]
+    told = [note for note in stage.notes if note.kind == "clock_adrift"]
+    assert len(asked) >= 1 + len(told)
+    assert 2 <= len(told) <= 12
+    assert {note.detail["node"] for note in told} == {"eve"}
+    assert stage.over is not None
+    assert stage.over.status == "finished"
+    assert not [note for note in stage.notes if note.kind == "left_out"]

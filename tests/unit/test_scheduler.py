@@ -193,3 +193,29 @@ def test_orders_on_the_wall_clock_are_earlier_the_longer_the_clocks_have_run_apa
     assert plan.plan(5000.0, 0.0)[0] == pytest.approx(5000.25)
     virtual = scheduler(1.0)
     assert virtual.plan(0.0, 5000.0)[0] == 5000.0
+
+
+def test_an_eve_who_was_deaf_from_the_start_is_found_again_by_a_reading_of_her_clock() -> None:
+    """Her crystal's rate is not known, and after a minute the windows, which no longer follow it, miss her frames."""
+    plan, deaf_s = scheduler(10e-3), 120.0
+    plan.synchronise("alice", 0.0, 0.0, 0.0, "reference")
+    plan.synchronise("bob", 0.0, 0.0, 0.0)
+    plan.synchronise("eve", 0.0, 0.0, 0.0, "optional")
+    at_s, readings, heard, late = 0.0, 0, 0, 0
+    while at_s < deaf_s + 20.0:
+        if plan.is_adrift("eve"):
+            plan.synchronise("eve", at_s + 40e-6 * at_s, at_s, 200e-6, "optional")
+            readings += 1
+        at_s = plan.plan(0.0, 0.0)[0]
+        plan.track("bob", 0.0, at_s)
+        if at_s > deaf_s and abs(40e-6 * at_s - (plan.clocks["eve"].base_s)) <= plan.margin_s:
+            plan.track("eve", 40e-6 * at_s, at_s)
+            heard += 1
+        else:
+            plan.miss("eve")
+            late += at_s > deaf_s
+    assert late == 0
+    assert heard > 1000
+    assert 2 <= readings <= 6, "not oftener than the clocks can run apart"
+    assert not plan.is_adrift("eve")
+    assert not plan.is_adrift("bob")

@@ -8,6 +8,7 @@ from testbed.assess.checks._levels import centred, row_median
 from testbed.assess.health import HealthCheck, Measured
 from testbed.core.stages import Verdict
 from testbed.core.types import F64
+from testbed.core.words import counted
 
 
 class GainSteps(HealthCheck):
@@ -50,9 +51,9 @@ def gain_steps(alice_db: F64, bob_db: F64) -> Verdict:
     at = found[0]
     row = int(rows[at + window])
     detail = (
-        f"The gain of one end stepped {len(found)} time(s); the largest step is {abs(step[at]):.1f} dB at probe {row}, "
-        f"at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}. Switch automatic gain control off, or discard "
-        "these probes."
+        f"The gain of one end stepped {counted(len(found), 'time')}; the largest step is {abs(step[at]):.1f} dB at "
+        f"probe {row}, at {_stepping_end(alice_db[rows], bob_db[rows], at, window)}. "
+        "Switch automatic gain control off, or discard these probes."
     )
     return Verdict(name, False, detail, values)
 
