@@ -722,9 +722,10 @@ class CoordinatorState(Deadlines):
         return None if self.rounds.under_way else self.roster.compare(alice)
 
     def _eve_is_adrift(self) -> bool:
-        eve, scheduler = self.roster.by_role("eve"), self.timetable.scheduler
-        may_ask = eve is not None and eve.ready and not eve.left_out and not self._is_done
-        return may_ask and scheduler is not None and scheduler.is_adrift(eve.name)  # type: ignore[union-attr]
+        eve = self.roster.by_role("eve")
+        if eve is None or not eve.ready or eve.left_out or self._is_done:
+            return False
+        return self.timetable.is_adrift(eve.name)
 
     def _read_eves_clock(self) -> list[Effect] | None:
         """Have Eve get ready again between two trains, which includes a reading of her clock."""

@@ -199,6 +199,10 @@ class Timetable:
         """Return whether this node's clock was read."""
         return self.scheduler is not None and name in self.scheduler.clocks
 
+    def is_adrift(self, name: str) -> bool:
+        """See `Scheduler.is_adrift`."""
+        return self.scheduler is not None and self.scheduler.is_adrift(name)
+
     @property
     def now_s(self) -> float:
         """Now on the reference timeline; 0 in virtual time, where the air waits."""

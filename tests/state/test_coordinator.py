@@ -94,8 +94,9 @@ class Stage:
                 match x:
                     case e.Send(node, body):
                         self.told.append((node, body))
-                        answers = self.script(node, body)
-                        queue += [self.says(node, a) for a in (self.usual(node, body) if answers is None else answers)]
+                        queue += [self.says(node, answer) for answer in self.answer(node, body)]
+                    case e.AdvanceWorld(until_s):
+                        self.advance(until_s)
                     case e.RoundOver():
                         self.rounds.append(x)
                     case e.BlockOver():
@@ -105,6 +106,13 @@ class Stage:
                     case e.RunOver():
                         assert self.over is None
                         self.over = x
+
+    def answer(self, node: str, body: Any) -> list[Any]:
+        answers = self.script(node, body)
+        return self.usual(node, body) if answers is None else answers
+
+    def advance(self, until_s: float) -> None:
+        """Here, nobody's clock follows the simulated air."""
 
     def wait(self, seconds: float, *, beating: tuple[str, ...] | None = None) -> None:
         """Let time pass; the named nodes (default: all alive) keep their heartbeats up."""

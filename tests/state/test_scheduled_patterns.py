@@ -252,19 +252,8 @@ class OnAir(Stage):
     lost: tuple[int, ...] = ()
     """The rounds whose trains do not take place."""
 
-    def take(self, event: e.Event) -> None:
-        queue: list[e.Event] = [event]
-        while queue:
-            for x in self.state.handle(queue.pop(0)):
-                if isinstance(x, e.AdvanceWorld):
-                    self.air_s = max(self.air_s, x.until_s)
-                elif isinstance(x, e.Send):
-                    self.told.append((x.node, x.body))
-                    queue += [self.says(x.node, a) for a in self.answer(x.node, x.body)]
-                elif isinstance(x, e.RoundOver):
-                    self.rounds.append(x)
-                elif isinstance(x, e.RunOver):
-                    self.over = x
+    def advance(self, until_s: float) -> None:
+        self.air_s = max(self.air_s, until_s)
 
     def answer(self, node: str, body: Any) -> list[Any]:
         if isinstance(body, m.ReadClock):
