@@ -26,6 +26,7 @@ import msgspec
 
 from testbed import config
 from testbed.config import toml_text
+from testbed.core import folders
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import write_whole
@@ -127,10 +128,7 @@ def _point(grid: Grid, job: Job) -> tuple[Experiment, Lab]:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
+    folders.make(out)
     if (out / JOURNAL).exists() and not resume:
         raise InputError(f"{out}: contains a sweep already; accepted: --resume to continue it, or another --out")
 
