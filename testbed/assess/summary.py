@@ -46,6 +46,8 @@ class BlockFacts:
     bob_digest: str | None = None
     eve_digest: str | None = None
     """Digest of the key that follows from Eve's best guess by amplification; None where she has no guess."""
+    failure: str | None = None
+    """Why the block was given up, as the coordinator recorded it; None where it did not, as in a replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +440,8 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
         failures = [r.failure for r in reports if r is not None and r.failure]
         # the end that failed reports the cause with its figures; the other end reports only that its peer failed
         reason = min(failures, key=lambda failure: failure.startswith(PEER_FAILED), default=None)
+        if reason is None or reason.startswith(PEER_FAILED):
+            reason = block.failure or reason
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
         reasons[reason] = reasons.get(reason, 0) + 1

@@ -234,6 +234,19 @@ def test_a_failed_block_is_explained():
     assert s["kdr_raw"] == pytest.approx((20 + 2) / (1000 + 100))
 
 
+def test_a_block_that_the_coordinator_gave_up_is_explained_in_its_words():
+    """Its death takes the reports of all nodes with it, none of which had stopped reporting."""
+    died = BlockFacts(None, None, failure="the coordinator's process died")
+    peer = BlockFacts(agree("alice", verified=False, failure="peer_failed"), None, failure="bob was lost")
+    own = BlockFacts(agree("alice", verified=False, failure="unequal"), None, failure="unequal at alice")
+    s = summarise(facts(block(), died, peer, own, BlockFacts(None, None)))
+    detail = next(e["detail"] for e in s["health"] if e["check"] == "blocks_give_keys")
+    assert detail == (
+        "1 of 5 blocks: the coordinator's process died; 1 of 5 blocks: bob was lost; 1 of 5 blocks: unequal; "
+        "1 of 5 blocks: a node stopped reporting"
+    )
+
+
 def test_too_few_bits_is_no_failure_of_reconciliation():
     short = replace(block(), alice=agree("alice", verified=False, failure="too_few_bits", raw=100), bob=None)
     assert summarise(facts(short))["reconciliation"]["frame_failures"] == 0
