@@ -99,7 +99,7 @@ def _show_replay(summary: dict[str, Any], page: Path | None) -> None:
     for caveat in summary["caveats"]:
         out.print(plain(f"note: {caveat}"), highlight=False)
     for entry in summary["health"]:
-        mark = "ok  " if entry["ok"] else "look"
+        mark = "ok    " if entry["ok"] else "not ok"
         out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
     if page is not None:
         out.print(f"report: {plain(page)}", soft_wrap=True)

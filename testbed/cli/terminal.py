@@ -290,20 +290,27 @@ MOST_EVES = 6
 def _eves(secrecy: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    from testbed.assess.summary import note_on_eves
+
+    shown = secrecy["eves"][:MOST_EVES]
     table = Table(title="who could know this key (the most able Eve first; the report lists all)", title_justify="left")
-    for heading in ("Eve", "she knows", "guesses", "key left"):
-        table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
-    for row in secrecy["eves"][:MOST_EVES]:
-        guess = row["guess_probability"]
+    table.caption, table.caption_justify = note_on_eves(shown), "left"
+    for heading in ("Eve", "she knows"):
+        table.add_column(heading)
+    for heading in ("guesses", "at most", "key left"):
+        table.add_column(heading, justify="right")
+    for row in shown:
+        guess, limit = row["guess_probability"], row["upper_bound"]
         table.add_row(
             plain(row["name"]),
             plain(row["knows"]),
             "assumed" if guess is None else f"{guess:.1%}",
+            "–" if limit is None else f"{limit:.1%}",
             str(row["key_bits"]),
         )
     table.add_section()
     for row in secrecy["sensitivity"]:
-        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", str(row["key_bits"]))
+        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", "", str(row["key_bits"]))
     return table
 
 
@@ -343,7 +350,7 @@ def _show(outcome: Any, report_path: Path | None, report_s: float) -> None:
         out.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
-        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]"
+        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]not ok[/yellow]"
         table.add_row(mark, plain(entry["check"]), plain(entry["detail"]))
     out.print(table)
     out.print(f"time: {_spans(s.get('pace') or {}, report_s)}", highlight=False)

@@ -18,9 +18,10 @@ import pytest
 import typer
 
 from testbed.assess.compare import several
+from testbed.assess.summary import note_on_eves
 from testbed.cli import app, main
 from testbed.cli.runs import _is_done_now
-from testbed.cli.terminal import ProgressBar, Steps, _show, conclude, plain
+from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, plain
 from testbed.coordinator.server import Progress
 from testbed.coordinator.state import TRANSITIONS
 from testbed.records import documents
@@ -345,7 +346,7 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
         "keys_verified": 1, "key_bits": 128, "rounds": 9, "pairs_kept": 9, "pairs_rejected": {bad: 1}, "raw_bits": 400,
         "health": [{"check": bad, "ok": False, "detail": bad}],
         "secrecy": {
-            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}],
+            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "upper_bound": None, "key_bits": 1}],
             "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
         },
     }  # fmt: skip
@@ -354,3 +355,21 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
     assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
     assert "\x1b" not in shown
     assert plain("[/x]") == "\\[/x]"
+
+
+def test_the_table_of_eves_shows_by_what_it_is_sorted(capsys: Any) -> None:
+    """Without the limits, its rows looked unsorted, and `together` worse than an Eve whom she contains."""
+    rows = [("eve_now", 0.170, 0.301, 4416), ("string_near", 0.171, 0.295, 4480), ("together", 0.169, 0.29, 4544)]
+    keys = ("name", "guess_probability", "upper_bound", "key_bits")
+    eves = [{"knows": "x", **dict(zip(keys, row, strict=True))} for row in rows]
+    console().print(_eves({"eves": eves, "sensitivity": []}))
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "at most",
+        "30.1%",
+        "29.5%",
+        "Sorted by the key that each Eve leaves",
+        "she may guess fewer than one",
+    ):
+        assert words in shown
+    assert "together:" not in note_on_eves(eves[:2])

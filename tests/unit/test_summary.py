@@ -346,6 +346,17 @@ def test_private_nodes_keep_who_could_know_to_themselves():
     assert any("private mode" in e["detail"] and "secrecy" in e["check"] for e in s["health"])
 
 
+def test_where_there_is_no_key_the_checks_of_keys_say_so():
+    none = BlockFacts(agree("alice", verified=False, failure="too_few_bits"), None)
+    s = summarise(facts(none, randomness={}, keys_exposed=None, health=[Verdict("eve_measured", True, "by probes")]))
+    told = {e["check"].removeprefix("measured_"): e["detail"] for e in s["health"] if not e["ok"]}
+    assert [told[x] for x in ("randomness", "keys_exposed", "eve_keys_recovered")] == ["there is no key"] * 3
+    assert told["kdr_eve"] == "no block reached the comparison of raw bits"
+    assert told["secrecy"] == "no block reached the decision on a key's length"
+    with_key = summarise(facts(block(), randomness={}))
+    assert "the keys have too few bits for the tests" in {e["detail"] for e in with_key["health"]}
+
+
 def test_keys_of_a_rehearsal_are_counted_as_reproducible():
     blocks = (block(), block(bob_digest="bb"), block(alice_key=key(0, "entropy_exhausted: 1")))
     assert summarise(facts(*blocks))["keys_reproducible"] == 0
