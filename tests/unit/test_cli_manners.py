@@ -373,3 +373,38 @@ def test_the_table_of_eves_shows_by_what_it_is_sorted(capsys: Any) -> None:
     ):
         assert words in shown
     assert "together:" not in note_on_eves(eves[:2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "static_room", "--rounds", "x"), "--rounds: 'x' given; accepted: a whole number from 1 (see `"),
+        (("run", "static_room", "--rounds=-3"), "--rounds: '-3' given; accepted: a whole number from 1 (see `"),
+        (("live", ".", "--port", "1e9"), "--port: '1e9' given; accepted: a whole number from 0 to 65535 (see "),
+        (("bench", "soak", "--minutes", "nan"), "--minutes: 'nan' given; accepted: a number from 0.1 (see `"),
+        (("run", "--seed", "\x1b[2J" + "9" * 500), "--seed: '?[2J999"),
+    ],
+)
+def test_a_wrong_number_is_told_with_what_is_accepted(
+    monkeypatch: Any, capsys: Any, arguments: tuple[str, ...], says: str
+) -> None:
+    """pydantic's own words ("Input should be a valid integer, unable to parse string") do not say what was given."""
+    pytest.importorskip("typer._coercion", reason="an older typer, which has words of its own")
+    status, out, err = said(monkeypatch, capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"testbed: {says}")
+    assert err.count("\n") == 1
+    assert len(err) < 250
+
+
+def test_a_state_folder_that_is_a_file_is_one_line(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """`testbed keys` said that there are no keys, with status 0."""
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for command in (["keys"], ["keygen-certs"], ["doctor"]):
+        status, out, err = said(monkeypatch, capsys, *command)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"testbed: variable TESTBED_STATE: {tmp_path / 'state'} is a file; accepted: a folder, or the name of a "
+            "new one\n"
+        )
