@@ -14,11 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
+from testbed import benchmarks
 from testbed.assess.compare import several
 from testbed.assess.summary import note_on_eves
+from testbed.benchmarks._endurance import Endured
 from testbed.cli import app, main
 from testbed.cli.runs import _is_done_now
 from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, plain
@@ -408,3 +411,16 @@ def test_a_state_folder_that_is_a_file_is_one_line(monkeypatch: Any, capsys: Any
             f"testbed: variable TESTBED_STATE: {tmp_path / 'state'} is a file; accepted: a folder, or the name of a "
             "new one\n"
         )
+
+
+def test_every_benchmark_prints_a_list_of_rows_with_the_same_keys(monkeypatch: Any, capsys: Any) -> None:
+    row = benchmarks.BenchRow(name="cascade", ours_s=1.0, peer="them", peer_s=2.0, ratio=2.0, note="n")
+    monkeypatch.setattr(benchmarks, "run", lambda name, tell: [row])
+    monkeypatch.setattr(benchmarks, "endure", lambda *_: Endured(name="kills", figures={"kills": 2}, findings=[]))
+    (compared,) = json.loads(said(monkeypatch, capsys, "bench", "cascade", "--json")[1])
+    (endured,) = json.loads(said(monkeypatch, capsys, "bench", "kills", "--json")[1])
+    assert compared == msgspec.to_builtins(row)
+    assert endured.keys() - compared.keys() == {"figures", "findings"}
+    assert compared.keys() <= endured.keys()
+    assert (endured["name"], endured["peer"], endured["note"]) == ("kills", None, "every invariant held")
+    assert endured["figures"] == {"kills": 2}
