@@ -14,7 +14,7 @@ from testbed import config
 from testbed.cli.app import JsonOption, QuietOption, app
 from testbed.cli.terminal import Steps, print_json, say
 from testbed.config import describe
-from testbed.core import logs
+from testbed.core import folders, logs
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
 
@@ -68,8 +68,8 @@ def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out
         if out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-")))
         else:
+            folders.make(out)
             folder = out.resolve()
-            folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise InputError(f"--out {out}: accepted: a new folder, or an empty one")
         found = endure(name, folder, amount, seed, minutes, say)
