@@ -257,7 +257,7 @@ def sim(
     Example: testbed sim --lab wire, then iio_info -u URI
     """
     logs.configure(verbose)
-    from testbed.core import registry
+    from testbed.core import memory, registry
     from testbed.lab import processes, supervision
 
     place = config.load_lab(lab)
@@ -273,7 +273,7 @@ def sim(
     # A run or the doctor that starts this process looks for missing keys itself, so here only those that are on this
     # machine are required.
     identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
-    with processes.emulators(place, lab, driver, scene) as ready:
+    with processes.emulators(place, lab, driver, scene) as ready, memory.collected_seldom():
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 

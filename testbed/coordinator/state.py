@@ -326,16 +326,22 @@ class CoordinatorState(Deadlines):
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
         note = Note("configured", {"node": node.name, "accepted": body.accepted})
-        return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
+        return [note, *self.blocks.tidy(node), *self._stand_still(node), Send(node.name, m.ReadClock())]
 
-    def _let_air_catch_up(self, node: Node) -> list[Effect]:
-        """Advance virtual time to the end of the last planned round, whether or not that round took place.
+    def _stand_still(self, node: Node | None = None) -> list[Effect]:
+        """Let virtual time come to rest, if it does not rest already, and have Alice's clock read, if that is unknown.
 
-        A node that comes back reads its clock at that time. If the reading were wrong by the length of a round, the
-        node would listen at the wrong time in every later round. No round is under way at this point.
+        Clocks that are read while it rests are read at the same time. `node`: whose clock is read next. If it is not
+        Alice's, hers says what time it is; a reading that were wrong by the length of a round would leave its node
+        listening at the wrong time in every later round. No round is under way at this point.
         """
-        is_late = self.phase in ("probing", "distilling") and node.measures
-        return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
+        if not self.virtual or self.phase not in ("probing", "distilling"):
+            return []
+        out: list[Effect] = [] if self.timetable.rests else [AdvanceWorld(self.timetable.come_to_rest())]
+        alice = self.roster.by_role("alice")
+        if alice is None or alice is node or not alice.ready or self.timetable.rests_at_s is not None:
+            return out
+        return out + self.roster.compare(alice)
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if node.is_compared:
@@ -470,7 +476,7 @@ class CoordinatorState(Deadlines):
 
     def _lose(self, node: Node, why: str) -> list[Effect]:
         """Go on without a node that is no longer alive; the measurements that it held are lost."""
-        if not node.alive and not node.is_missing:
+        if node.stopped or not (node.alive or node.is_missing):  # a node that has finished ends its process, too
             return []
         out = self.roster.lose(node, why)
         if node.role == "ris":
@@ -479,7 +485,7 @@ class CoordinatorState(Deadlines):
                 out += self._refuse_patterns(Reject.NODE_LOST)
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
-        if node.required and node.measures and self.tally.pending:
+        if node.required and node.measures and self.tally.pending and self.phase != "finishing":
             # Its measurements of the rounds that no block has used are lost: no key can be made of these rounds.
             out.append(Note("rounds_lost", {"node": node.name, "rounds": self.tally.pending}))
             out += self.tally.withdraw(Reject.MEASURED)
@@ -723,14 +729,16 @@ class CoordinatorState(Deadlines):
 
     def _clocks_must_be_compared(self) -> bool:
         alice = self.roster.by_role("alice")
-        wanted = self.timetable.must_be_compared and not self._is_done
-        return wanted and alice is not None and alice.ready
+        wanted = self.timetable.must_be_compared or (self.surface.is_scheduled and self.timetable.is_behind)
+        return wanted and not self._is_done and alice is not None and alice.ready
 
     def _compare_clocks(self) -> list[Effect] | None:
         """Have Alice's clock read, once nothing is under way that would delay the answer."""
         alice = self.roster.by_role("alice")
         assert alice is not None
-        return None if self.rounds.under_way else self.roster.compare(alice)
+        if self.rounds.under_way:
+            return None
+        return self._stand_still() if self.virtual else self.roster.compare(alice)
 
     def _eve_is_adrift(self) -> bool:
         eve = self.roster.by_role("eve")
@@ -796,7 +804,6 @@ class CoordinatorState(Deadlines):
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         self._latch_due_s.clear()
-        behind_s = self.timetable.catch_up()
         self.timetable.ask_board()
         train = [self._plan_round(orders)]
         while len(train) < most and self._may_follow(train[0], nodes):
@@ -815,7 +822,7 @@ class CoordinatorState(Deadlines):
             return [Send(n, probe) for n, probe in probes.items()]
         self._unsent = probes
         # The board's clock is read while it takes the patterns, as of the end of the last round.
-        return [*([] if behind_s is None else [AdvanceWorld(behind_s)]), *self.surface.schedule(self._latch_due_s)]
+        return self.surface.schedule(self._latch_due_s)
 
     def _room_for_train(self) -> int:
         """Return the largest length of the next train, without regard to the widths of the windows."""
