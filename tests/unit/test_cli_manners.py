@@ -424,3 +424,16 @@ def test_every_benchmark_prints_a_list_of_rows_with_the_same_keys(monkeypatch: A
     assert compared.keys() <= endured.keys()
     assert (endured["name"], endured["peer"], endured["note"]) == ("kills", None, "every invariant held")
     assert endured["figures"] == {"kills": 2}
+
+
+@pytest.mark.parametrize("command", ["live", "watch", "report", "audit", "stream", "compare"])
+def test_the_folder_of_all_runs_is_answered_with_the_newest(
+    command: str, monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("tuesday", "monday")):
+        a_run(Path("runs") / name)
+        os.utime(Path("runs") / name, (1000 - i, 1000 - i))
+    status, _, err = said(monkeypatch, capsys, command, *["runs"] * (2 if command == "compare" else 1))
+    assert status == 2
+    assert err.rstrip().endswith("; the newest run in it: runs/tuesday")
