@@ -210,7 +210,7 @@ def written_otherwise(path: Path) -> list[int]:
         saves = name == "save" and "torch" in words
         in_memory = {"out", "file", "text", "pdf"} & words and name in ("savez", "savefig")
         whole_bytes = saves and "out" in words  # torch's own writing says nothing of a full disk
-        if (opens or name in _WRITERS) and "part" not in words and not in_memory or saves and not whole_bytes:
+        if ((opens or name in _WRITERS) and "part" not in words and not in_memory) or (saves and not whole_bytes):
             found.append(call.lineno)
     return found
 
