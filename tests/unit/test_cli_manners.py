@@ -14,11 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
+from testbed import benchmarks
 from testbed.assess.compare import several
 from testbed.assess.summary import note_on_eves
+from testbed.benchmarks._endurance import Endured
 from testbed.cli import app, main
 from testbed.cli.runs import _is_done_now
 from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, plain
@@ -373,3 +376,51 @@ def test_the_table_of_eves_shows_by_what_it_is_sorted(capsys: Any) -> None:
     ):
         assert words in shown
     assert "together:" not in note_on_eves(eves[:2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "static_room", "--rounds", "x"), "--rounds: 'x' given; accepted: a whole number from 1 (see `"),
+        (("run", "static_room", "--rounds=-3"), "--rounds: '-3' given; accepted: a whole number from 1 (see `"),
+        (("live", ".", "--port", "1e9"), "--port: '1e9' given; accepted: a whole number from 0 to 65535 (see "),
+        (("bench", "soak", "--minutes", "nan"), "--minutes: 'nan' given; accepted: a number from 0.1 (see `"),
+        (("run", "--seed", "\x1b[2J" + "9" * 500), "--seed: '?[2J999"),
+    ],
+)
+def test_a_wrong_number_is_told_with_what_is_accepted(
+    monkeypatch: Any, capsys: Any, arguments: tuple[str, ...], says: str
+) -> None:
+    """pydantic's own words ("Input should be a valid integer, unable to parse string") do not say what was given."""
+    pytest.importorskip("typer._coercion", reason="an older typer, which has words of its own")
+    status, out, err = said(monkeypatch, capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"testbed: {says}")
+    assert err.count("\n") == 1
+    assert len(err) < 250
+
+
+def test_a_state_folder_that_is_a_file_is_one_line(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """`testbed keys` said that there are no keys, with status 0."""
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for command in (["keys"], ["keygen-certs"], ["doctor"]):
+        status, out, err = said(monkeypatch, capsys, *command)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"testbed: variable TESTBED_STATE: {tmp_path / 'state'} is a file; accepted: a folder, or the name of a "
+            "new one\n"
+        )
+
+
+def test_every_benchmark_prints_a_list_of_rows_with_the_same_keys(monkeypatch: Any, capsys: Any) -> None:
+    row = benchmarks.BenchRow(name="cascade", ours_s=1.0, peer="them", peer_s=2.0, ratio=2.0, note="n")
+    monkeypatch.setattr(benchmarks, "run", lambda name, tell: [row])
+    monkeypatch.setattr(benchmarks, "endure", lambda *_: Endured(name="kills", figures={"kills": 2}, findings=[]))
+    (compared,) = json.loads(said(monkeypatch, capsys, "bench", "cascade", "--json")[1])
+    (endured,) = json.loads(said(monkeypatch, capsys, "bench", "kills", "--json")[1])
+    assert compared == msgspec.to_builtins(row)
+    assert endured.keys() - compared.keys() == {"figures", "findings"}
+    assert compared.keys() <= endured.keys()
+    assert (endured["name"], endured["peer"], endured["note"]) == ("kills", None, "every invariant held")
+    assert endured["figures"] == {"kills": 2}
