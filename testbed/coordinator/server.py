@@ -457,10 +457,14 @@ class Coordinator:
 
     # -- instructions
 
-    def record(self, kind: str, detail: dict[str, Any]) -> None:
-        """Record an event that the state machine did not make. Call it from the thread that runs the coordinator."""
-        if self._recorder is not None:
-            self._recorder.note(e.Note(kind, detail))
+    def record(self, kind: str, detail: dict[str, Any], shown: bool = False) -> None:
+        """Record an event that the state machine did not make, and have it `shown` to a person. Call it from the thread
+        that runs the coordinator."""
+        if self._recorder is None:
+            return
+        self._recorder.note(e.Note(kind, detail))
+        if shown:
+            self._show_progress(_in_words(kind, detail))
 
     def _send(self, x: e.Send) -> None:
         body = x.body
@@ -496,8 +500,7 @@ class Coordinator:
             self._began_s = time.monotonic()
         if not self._recorder.note(x):
             return
-        words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
-        text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
+        text = _in_words(x.kind, x.detail)
         if x.kind in _SHOWN:
             self._show_progress(text)
             return
@@ -537,6 +540,12 @@ class Coordinator:
         rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
         rounds, snr_db, bits = self.experiment.rounds, st.snr_db, st.key_bits
         self._progress(Progress(st.phase, probed, rounds, kept, rate, snr_db, bits, message, share, what))
+
+
+def _in_words(kind: str, detail: dict[str, Any]) -> str:
+    """Return an event as a line for a person's terminal; it may contain nodes' own words."""
+    words = ", ".join(f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted"))
+    return printable(f"{kind.replace('_', ' ')}: {words}", 1000)
 
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {

@@ -273,6 +273,14 @@ class CoordinatorState(Deadlines):
     def _beaten(self, node: Node, body: m.Heartbeat) -> list[Effect]:
         return self._count_dropped(node, "node", body.dropped)
 
+    def _is_here(self, node: Node, body: m.Here) -> list[Effect]:
+        """Take a node in again that was left out, once it has been away for long enough: it reads its orders."""
+        is_wanted = node.left_out and node.may_come_back and not self._is_done
+        if not is_wanted or self.phase not in ("probing", "distilling"):
+            return []
+        self.rounds.lose(node.name, node.required)
+        return self._admit(node)
+
     def _count_dropped(self, node: Node, by: str, messages: int) -> list[Effect]:
         """Note that messages were dropped because too many waited: a round or a block may lack an answer for that."""
         node.dropped[by] = messages
@@ -284,7 +292,7 @@ class CoordinatorState(Deadlines):
             return self._stopped(node, body) if isinstance(body, m.Stopped) else []
         # A node that still holds its measurements continues; the others start with nothing.
         if not node.may_resume:
-            return self._admit(node) if isinstance(body, (m.Heartbeat, m.Here)) else []
+            return self._admit(node) if isinstance(body, (m.Heartbeat, m.Here)) and node.may_come_back else []
         if isinstance(body, m.Heartbeat):
             if self.blocks.open is not None:  # it computes, and comes to its other messages when it is done
                 node.wait_for_return()
@@ -1037,6 +1045,7 @@ _OF_BLOCKS = (m.Agreed, m.Trained, m.Amplified, m.Failed)
 """What an end of a block reports when its computation is over."""
 _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]] = {
     m.Heartbeat: _S._beaten,
+    m.Here: _S._is_here,
     m.Configured: _S._configured,
     m.ClockReading: _S._clock_read,
     m.Applied: _S._applied,
@@ -1053,7 +1062,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Failed: _S._failed,
     m.Stopped: _S._stopped,
 }
-"""Message → the method that handles it; other messages (`Here`) only show that their sender is alive."""
+"""Message → the method that handles it; others only show that their sender is alive."""
 
 _RADIOS, _ENDS, _SURFACE = ("alice", "bob", "eve"), ("alice", "bob"), ("ris",)
 _SAID_BY: Mapping[type, tuple[str, ...]] = {

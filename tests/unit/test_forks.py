@@ -116,7 +116,7 @@ def test_a_result_that_is_there_counts_although_the_time_is_over(
     def now_s() -> float:
         first = next(asked, None)
         if first is None:
-            until(told.exists)
+            until(lambda: told.exists() and told.read_text())
             assert until_gone([int(told.read_text())]) == []
         return 1e9 if first is None else first
 
