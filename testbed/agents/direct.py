@@ -19,14 +19,14 @@ import torch
 from testbed.agents import kalman
 from testbed.agents.beams import Beams, Frontier, Points, expected_reward, svd
 from testbed.agents.environment import Environment
-from testbed.agents.learner import Task, one_line, read, write_card
+from testbed.agents.learner import Task, one_line, packed, read, write_card
 from testbed.agents.networks import Nets, adam, descend
 from testbed.agents.rates import rates
 from testbed.agents.setting import Setting, Stack
 from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.errors import InputError, TestbedError
-from testbed.core.whole import whole
+from testbed.core.whole import write_whole
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,7 @@ class Direct:
     def save(self, path: Path) -> None:
         """Write a checkpoint from which training continues exactly, and its card beside it (`path` with .json)."""
         state = {"parts": {k: v.state_dict() for k, v in self._parts().items()}, "n_updates": self.n_updates}
-        with whole(path, private=False) as part:
-            torch.save(state, part)
+        write_whole(path, packed(state), private=False)
         write_card(path, {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)})
 
     def load(self, path: Path, to_act: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from testbed.agents.sources import Series
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
-from testbed.core.whole import read_whole, require_regular, whole, write_whole
+from testbed.core.whole import read_whole, require_regular, write_whole
 
 MAX_CARD_BYTES = 1 << 22
 MAX_CHECKPOINT_BYTES = 1 << 31
@@ -186,8 +187,7 @@ class Learner(ABC):
             "n_steps": self.n_steps, "curve": self.curve, "earned": self._earned, "counted": self._counted,
             "predictor": None if self.predictor is None else self.predictor.state_dict(),
         }  # fmt: skip
-        with whole(path, private=False) as part:
-            torch.save(state, part)
+        write_whole(path, packed(state), private=False)
         card = {"algorithm": self.name, "task": asdict(self.task), "config": asdict(self.config)}
         if self.predictor is not None:
             card["predictor"] = asdict(self.predictor.config)
@@ -225,6 +225,14 @@ class Learner(ABC):
                 f"{self.stack.n_antennas} antennas, {self.task.view} view, {self.task.frame} frame, {self.config}"
             ) from exc
         self._begin()
+
+
+def packed(state: dict[str, Any]) -> bytes:
+    """Return tensors and plain values as the content of a checkpoint; on a full disk, the library's own writing ends in
+    an error of its own that does not say so."""
+    out = io.BytesIO()
+    torch.save(state, out)
+    return out.getvalue()
 
 
 def write_card(path: Path, card: dict[str, Any]) -> None:

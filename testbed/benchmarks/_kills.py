@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.benchmarks._endurance import Endured, Site, ends_failed, experiment_of
+from testbed.benchmarks._endurance import GONE_WITHIN_S, Endured, Site, ends_failed, experiment_of
 from testbed.core.errors import InputError
 from testbed.records import reader
 from testbed.records.documents import BLOCK_BEGUN, RUN_BEGUN, Event
@@ -102,7 +102,9 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
         tally.by_victim[victim] += 1
         if victim != "run":
             continue
-        process.wait()
+        if not _wait(process, GONE_WITHIN_S):
+            site.find("a killed process is gone", f"run {number}: its coordinator {GONE_WITHIN_S:g} s after SIGKILL")
+            return 0
         site.check_nobody_is_left()
         before = _acknowledged(folder)
         if before is None:  # the run had not begun
@@ -116,7 +118,7 @@ def _one_run(site: Site, number: int, rng: Any, tally: _Tally, wanted: int, ends
     if not _wait(process, ENDS_WITHIN_S):
         site.find("no hang", f"run {number} did not end within {ENDS_WITHIN_S:g} s; killed: {dict(deaths)}")
         process.kill()
-        process.wait()
+        _wait(process, GONE_WITHIN_S)
     tally.longest_end_s = max(tally.longest_end_s, time.monotonic() - began_s)
     tally.ended[str(process.returncode)] += 1
     site.check_nobody_is_left()

@@ -21,12 +21,18 @@ LOADING_S = 60.0
 """How much more time nodes get to become ready if they load a trained policy and the library that it needs."""
 MAX_ASKED = 3
 """How many times a node that is alive is ordered to get ready before it is given up."""
+MAX_RETURNS = 3
+"""How many times a process of an optional node that was left out is taken in again, if it answers."""
+RETURN_AFTER_S = 30.0
+"""How long it stays away the first time; every further time takes four times as long, because each return of a node
+that still cannot serve delays the run by some seconds."""
 MAX_STRIKES = 3
 """Rounds in a row that a node may leave unanswered before it is treated as lost."""
 
 _HEARTBEAT = "a sign of life"
 _RETURN = "the node's return"
 _READY = "the node to get ready"
+_AWAY = "the end of its absence"
 
 
 class Node(Deadlines):
@@ -38,6 +44,10 @@ class Node(Deadlines):
         self.alive = False
         self.left_out = False
         """An optional node that was given up; the run goes on without it."""
+        self.is_given_up = False
+        """It was left out because it did not serve, whether it is alive or not."""
+        self.returns = 0
+        """How often its present process was taken in again after that."""
         self.ready = False
         """Configured, and its clock was read."""
         self.is_missing = False
@@ -100,6 +110,7 @@ class Node(Deadlines):
     def greet(self, incarnation: str, hello: m.Hello) -> None:
         self.incarnation, self.hello = incarnation, hello
         self.dropped, self._dropped_noted, self.stopped = {}, {}, False
+        self.is_given_up, self.returns = False, 0
 
     def note_dropped(self, factor: int = 2) -> list[Effect]:
         """Return a note where messages were dropped: the first time, and whenever there are `factor` times as many."""
@@ -114,6 +125,10 @@ class Node(Deadlines):
         """Count it as alive, with nothing that it held before."""
         self.alive, self.left_out, self.ready, self.strikes, self.asked = True, False, False, 0, 0
         self.is_missing, self.link_is_up = False, True
+        if self.is_given_up:
+            self.is_given_up = False
+            self.returns += 1
+            self.asked = MAX_ASKED - 1  # it is ordered to get ready once, as the run waits for that
         self.clear_deadline(_RETURN)
         self.seen()
 
@@ -155,10 +170,21 @@ class Node(Deadlines):
         self.wait_for_return()
         self.left_out = self.left_out or not self.required
 
+    @property
+    def may_come_back(self) -> bool:
+        """Whether it may be taken in again if it answers."""
+        return not self.is_given_up or (self.returns < MAX_RETURNS and self.is_overdue(_AWAY))
+
+    def leave_out(self, for_good: bool = False) -> None:
+        """Go on without it; `for_good`: as long as its process lives."""
+        self.left_out = self.is_given_up = True
+        self.returns = MAX_RETURNS if for_good else self.returns
+        self.set_deadline(_AWAY, RETURN_AFTER_S * 4**self.returns)
+
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
         self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
-        self.left_out = True
+        self.leave_out()
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
 
@@ -307,7 +333,8 @@ class Roster:
         out: list[Effect] = []
         if self._experiment.beams.policy != "none":
             untimed = [n for n in self.taking_part() if n.measures and n.hello and not n.hello.timed and not n.required]
-            out = [x for node in untimed for x in self.leave_out(node, "its radio cannot time samples for [beams]")]
+            why = "its radio cannot time samples for [beams]"
+            out = [x for node in untimed for x in self.leave_out(node, why, for_good=True)]
         self.timed = all(n.hello.timed for n in self.taking_part() if n.hello and n.measures)
         return out
 
@@ -383,23 +410,24 @@ class Roster:
         """Take note that a node's connection is lost, or is there again."""
         node.link_is_up = is_up
         self._story.add("link up" if is_up else "link down", node=node.name)
-        if is_up or not (node.alive or node.is_missing):
+        if is_up or node.stopped or not (node.alive or node.is_missing):
             return []
         return [Note("link_down", {"node": node.name, "detail": "orders wait until its connection is back"})]
 
     def ask_again(self, node: Node) -> list[Effect]:
         """Order a node that is alive and not ready to get ready again; after too many orders it is given up."""
         if node.asked >= MAX_ASKED:
-            why = f"is alive but did not get ready, asked {node.asked} times; {node.where_it_fails}"
+            often = f", asked {node.asked} times" if node.required else ""
+            why = f"is alive but did not get ready{often}; {node.where_it_fails}"
             return self.go_on_without([node], why, why)
         self._story.add("asked again", node=node.name, asked=node.asked)
         note = Note("asked_again", {"node": node.name, "times": node.asked})
         self.ask(node)
         return [note]
 
-    def leave_out(self, node: Node, why: str) -> list[Effect]:
-        """Go on without an optional node."""
-        node.left_out = True
+    def leave_out(self, node: Node, why: str, for_good: bool = False) -> list[Effect]:
+        """Go on without an optional node; `for_good`: until it is started anew."""
+        node.leave_out(for_good)
         self._story.add("left out", node=node.name, why=why)
         return [Note("left_out", {"node": node.name, "why": why})]
 

@@ -21,7 +21,7 @@ _MISSES = 3
 """Frames in a row that a receiver must miss before its clock is doubted."""
 _WIDEST_DOUBT_S = 1e-3
 """Largest error that is assumed of a clock if missed frames are the only sign that it is wrong."""
-_CRYSTALS = 44e-6
+CRYSTALS = 44e-6
 """Largest difference between the rates of two devices: ±20 ppm each, plus a tenth for ageing."""
 _WANDER = 2e-8
 """Standard deviation of a rate's change over one second; it grows with the root of the time. It gives half a ppm in ten
@@ -64,7 +64,7 @@ class _Line:
     """Variances of offset and rate, and their covariance."""
     rate: float = 0.0
     p_both: float = 0.0
-    p_rate: float = (_CRYSTALS / _SIGMAS) ** 2
+    p_rate: float = (CRYSTALS / _SIGMAS) ** 2
 
     def offset_at(self, time_s: float) -> float:
         return self.offset_s + self.rate * (time_s - self.at_s)
@@ -88,7 +88,7 @@ class _Line:
         gain, gain_rate = p_offset / (p_offset + self.noise), p_both / (p_offset + self.noise)
         self.offset_s = self.offset_at(self.at_s + dt_s) + gain * error_s
         # No crystal's rate is further off: a clock that jumped must not be mistaken for one with a large rate.
-        self.rate = min(max(self.rate + gain_rate * error_s, -_CRYSTALS), _CRYSTALS)
+        self.rate = min(max(self.rate + gain_rate * error_s, -CRYSTALS), CRYSTALS)
         self.at_s += dt_s
         self.p_offset, self.p_both = (1 - gain) * p_offset, (1 - gain) * p_both
         self.p_rate = p_rate - gain_rate * p_both
@@ -145,6 +145,8 @@ class Scheduler:
         self.clocks: dict[str, NodeClock] = {}
         self.margin_s = guard_s
         """Margin of the round that was planned last."""
+        self._late_s = 0.0
+        """How much later than planned the windows of that round may be over, by the clock of some receiver."""
         self._reference_doubt_s = 0.0
 
     def synchronise(
@@ -172,6 +174,10 @@ class Scheduler:
     def plan(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> tuple[float, float]:
         """Return (start, end) of the next round on the reference timeline and book it.
 
+        The end is that of its last window by every receiver's clock, as far as it is known: until then, in virtual
+        time, the others have to declare what they send. Otherwise that receiver would wait for the next round, which
+        need not come.
+
         nodes: those that take part in it, None for all whose clocks are known. No window is wider for the sake of
         another node, whose clock gets more uncertain from round to round.
         """
@@ -180,23 +186,30 @@ class Scheduler:
         for clock in self.clocks.values():
             if clock.listens:
                 clock.base_s = clock.line.offset_at(start_s)
-        self.margin_s = self._margin_at(start_s, nodes)
-        return start_s, start_s + len(self._slots) * self._slot_s
+        listening = self._listening(nodes)
+        self.margin_s = self._margin_at(start_s, listening)
+        # One receiver's windows may be late by the error of its own clock, and another one declares too little by the
+        # error of its own.
+        late_s = sum(clock.uncertainty_s + self._drift_s(clock, start_s) for clock in listening)
+        self._late_s = min(late_s, 2 * self._widest_s)
+        return start_s, start_s + len(self._slots) * self._slot_s + self._late_s
 
     def may_follow(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> bool:
         """Return whether the next round, with these nodes, may belong to the train of the one before. It may not where
         its windows would be wide: they become narrower if it is planned once the one before has corrected the clocks.
         """
-        return self._margin_at(self._start_s(now_s, not_before_s), nodes) <= _WIDE * self._guard_s
+        return self._margin_at(self._start_s(now_s, not_before_s), self._listening(nodes)) <= _WIDE * self._guard_s
 
     def _start_s(self, now_s: float, not_before_s: float) -> float:
         # `now_s` is of the coordinator's clock, which drifts away from the reference.
-        lead_s = self.lead_s + (_CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
+        lead_s = self.lead_s + (CRYSTALS * max(0.0, now_s - self.compared_s) if self.lead_s > 0 else 0.0)
         return max(self.next_s, now_s + lead_s, not_before_s)
 
-    def _margin_at(self, start_s: float, nodes: Collection[str] | None) -> float:
+    def _listening(self, nodes: Collection[str] | None) -> list[NodeClock]:
         with_nodes = self.clocks if nodes is None else nodes
-        listening = [clock for name, clock in self.clocks.items() if clock.listens and name in with_nodes]
+        return [clock for name, clock in self.clocks.items() if clock.listens and name in with_nodes]
+
+    def _margin_at(self, start_s: float, listening: list[NodeClock]) -> float:
         wider_s = max((self._doubt_s(clock, start_s) for clock in listening), default=0.0)
         return min(self._guard_s + wider_s, self._widest_s)
 
@@ -210,15 +223,18 @@ class Scheduler:
 
     @property
     def _most_for_one_s(self) -> float:
-        return max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * _CRYSTALS * self._interval_s)
+        return max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * CRYSTALS * self._interval_s)
 
     def is_adrift(self, node: str) -> bool:
-        """Return whether an optional node has received nothing for so long that the windows may miss its frames.
+        """Return whether an optional node has missed frames for so long that the windows may miss them from now on.
 
-        Without a new reading of its clock, it would never receive one again.
+        Without a new reading of its clock, it would never receive one again. Rounds under way say nothing yet: a clock
+        that is well known is uncertain until they are reported, where the interval is long.
         """
         clock = self.clocks.get(node)
-        return clock is not None and clock.is_optional and self._drift_s(clock, self.next_s) > self._most_for_one_s
+        if clock is None or not clock.is_optional or clock.missed < _MISSES:
+            return False
+        return self._drift_s(clock, self.next_s) > self._most_for_one_s
 
     @property
     def shortest_s(self) -> float:
@@ -227,8 +243,8 @@ class Scheduler:
 
     @property
     def quiet_s(self) -> float:
-        """How long before the end of a round its last window is over."""
-        return self._turnaround_s
+        """How long before the end of the round that was planned last its last window is over, by the plan."""
+        return self._turnaround_s + self._late_s
 
     def set_base(self, node: str, device_time_s: float, reference_s: float) -> None:
         """Take a reading of the clock of a device that does not listen (a surface); it replaces earlier readings."""

@@ -76,9 +76,14 @@ class Progress:
     rounds: int
     kept: int
     rounds_per_s: float
+    """Mean since the nodes were ready, blocks included, as in the summary; of a resumed run, its present process's."""
     snr_db: float
     key_bits: int
     message: str | None = None
+    share: float = 0.0
+    """Finished share (0 to 1) of what is done once the last round and block are over …"""
+    what: str = ""
+    """… in words; '' before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,6 @@ class Coordinator:
             raise
         self._hub.run = self.run_name
         self.port = self._hub.port
-        self.interrupted = False
-        """A person asked for the end (exit status 130)."""
         self.on_round: Callable[[int], None] = lambda _: None
         """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
@@ -139,7 +142,7 @@ class Coordinator:
         """Of full disks and the time of day; the other clock stands still if all nodes share this process."""
         self.disks = Disks(folder, state_root(), self._wall)
         self._asked: list[e.StopAsked | e.PauseAsked] = []
-        self._is_told_to_end = False
+        self.is_told_to_end = False
         """A person has asked for the end, in whatever way."""
         self._kept: deque[Any] = deque()
         """Messages that were read while the disk was full."""
@@ -182,7 +185,7 @@ class Coordinator:
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask for the end of the run, from a signal handler or a thread: "stop" finishes the trains under way, "abort"
         drops them, "halt" silences all transmitters at once."""
-        self._is_told_to_end = True
+        self.is_told_to_end = True
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
@@ -224,7 +227,9 @@ class Coordinator:
             status = _EXIT_STATUS[over.status]
             stop = documents.stop(status, None if status == "ok" else over.detail)
             writer.flush()
-            summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
+            self._show_closing(0.0, "the record is read for the summary")
+            summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop), self._show_closing)
+            self._show_closing(1.0, "the record is being closed")
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
 
@@ -334,7 +339,7 @@ class Coordinator:
         if lack is not None and not self._may_pause:
             return
         if lack is not None and not self._wait_for_space():
-            if not self._is_told_to_end:
+            if not self.is_told_to_end:
                 self._take(e.DiskLow(f"{lack}: the run was paused for {self.disks.full_for_s:.0f} s"))
             return
         if self.disks.is_full:
@@ -344,7 +349,7 @@ class Coordinator:
 
     @property
     def _may_pause(self) -> bool:
-        return not (self._is_told_to_end or self.is_ending)
+        return not (self.is_told_to_end or self.is_ending)
 
     def _wait_for_space(self) -> bool:
         """Pause the run until there is space; False where none came in time, or a person asks for the end.
@@ -452,10 +457,14 @@ class Coordinator:
 
     # -- instructions
 
-    def record(self, kind: str, detail: dict[str, Any]) -> None:
-        """Record an event that the state machine did not make. Call it from the thread that runs the coordinator."""
-        if self._recorder is not None:
-            self._recorder.note(e.Note(kind, detail))
+    def record(self, kind: str, detail: dict[str, Any], shown: bool = False) -> None:
+        """Record an event that the state machine did not make, and have it `shown` to a person. Call it from the thread
+        that runs the coordinator."""
+        if self._recorder is None:
+            return
+        self._recorder.note(e.Note(kind, detail))
+        if shown:
+            self._show_progress(_in_words(kind, detail))
 
     def _send(self, x: e.Send) -> None:
         body = x.body
@@ -491,8 +500,7 @@ class Coordinator:
             self._began_s = time.monotonic()
         if not self._recorder.note(x):
             return
-        words = ", ".join(f"{k} {v}" for k, v in x.detail.items() if k not in ("identity", "accepted"))
-        text = printable(f"{x.kind.replace('_', ' ')}: {words}", 1000)  # nodes' own words, on a person's terminal
+        text = _in_words(x.kind, x.detail)
         if x.kind in _SHOWN:
             self._show_progress(text)
             return
@@ -521,13 +529,23 @@ class Coordinator:
     def _run_over(self, x: e.RunOver) -> None:
         self._over = x
 
-    def _show_progress(self, message: str | None = None) -> None:
+    def _show_closing(self, share: float, what: str) -> None:
+        self._show_progress(share=share, what=what)
+
+    def _show_progress(self, message: str | None = None, share: float = 0.0, what: str = "") -> None:
         st = self.state
         elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
         before = 0 if self._past is None else self._past.next_round
         probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
         rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
-        self._progress(Progress(st.phase, probed, self.experiment.rounds, kept, rate, st.snr_db, st.key_bits, message))
+        rounds, snr_db, bits = self.experiment.rounds, st.snr_db, st.key_bits
+        self._progress(Progress(st.phase, probed, rounds, kept, rate, snr_db, bits, message, share, what))
+
+
+def _in_words(kind: str, detail: dict[str, Any]) -> str:
+    """Return an event as a line for a person's terminal; it may contain nodes' own words."""
+    words = ", ".join(f"{k} {v}" for k, v in detail.items() if k not in ("identity", "accepted"))
+    return printable(f"{kind.replace('_', ' ')}: {words}", 1000)
 
 
 _DO: dict[type, Callable[[Coordinator, Any], None]] = {

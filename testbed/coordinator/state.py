@@ -89,6 +89,8 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
 }
 """Phase → the phases that may follow → why."""
 
+_WORSE = (("finished", "failed"), ("stopped", "failed"), ("stopped", "stopped"))
+"""(outcome, what happens while the nodes stop) → the latter becomes the outcome."""
 _PHASE = "the end of the phase"
 
 
@@ -271,6 +273,14 @@ class CoordinatorState(Deadlines):
     def _beaten(self, node: Node, body: m.Heartbeat) -> list[Effect]:
         return self._count_dropped(node, "node", body.dropped)
 
+    def _is_here(self, node: Node, body: m.Here) -> list[Effect]:
+        """Take a node in again that was left out, once it has been away for long enough: it reads its orders."""
+        is_wanted = node.left_out and node.may_come_back and not self._is_done
+        if not is_wanted or self.phase not in ("probing", "distilling"):
+            return []
+        self.rounds.lose(node.name, node.required)
+        return self._admit(node)
+
     def _count_dropped(self, node: Node, by: str, messages: int) -> list[Effect]:
         """Note that messages were dropped because too many waited: a round or a block may lack an answer for that."""
         node.dropped[by] = messages
@@ -282,7 +292,7 @@ class CoordinatorState(Deadlines):
             return self._stopped(node, body) if isinstance(body, m.Stopped) else []
         # A node that still holds its measurements continues; the others start with nothing.
         if not node.may_resume:
-            return self._admit(node) if isinstance(body, (m.Heartbeat, m.Here)) else []
+            return self._admit(node) if isinstance(body, (m.Heartbeat, m.Here)) and node.may_come_back else []
         if isinstance(body, m.Heartbeat):
             if self.blocks.open is not None:  # it computes, and comes to its other messages when it is done
                 node.wait_for_return()
@@ -324,16 +334,22 @@ class CoordinatorState(Deadlines):
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         node.clock_asked_s = self._clock.now_s
         note = Note("configured", {"node": node.name, "accepted": body.accepted})
-        return [note, *self.blocks.tidy(node), *self._let_air_catch_up(node), Send(node.name, m.ReadClock())]
+        return [note, *self.blocks.tidy(node), *self._stand_still(node), Send(node.name, m.ReadClock())]
 
-    def _let_air_catch_up(self, node: Node) -> list[Effect]:
-        """Advance virtual time to the end of the last planned round, whether or not that round took place.
+    def _stand_still(self, node: Node | None = None) -> list[Effect]:
+        """Let virtual time come to rest, if it does not rest already, and have Alice's clock read, if that is unknown.
 
-        A node that comes back reads its clock at that time. If the reading were wrong by the length of a round, the
-        node would listen at the wrong time in every later round. No round is under way at this point.
+        Clocks that are read while it rests are read at the same time. `node`: whose clock is read next. If it is not
+        Alice's, hers says what time it is; a reading that were wrong by the length of a round would leave its node
+        listening at the wrong time in every later round. No round is under way at this point.
         """
-        is_late = self.phase in ("probing", "distilling") and node.measures
-        return [AdvanceWorld(self.timetable.last_end_s)] if self.virtual and is_late else []
+        if not self.virtual or self.phase not in ("probing", "distilling"):
+            return []
+        out: list[Effect] = [] if self.timetable.rests else [AdvanceWorld(self.timetable.come_to_rest())]
+        alice = self.roster.by_role("alice")
+        if alice is None or alice is node or not alice.ready or self.timetable.rests_at_s is not None:
+            return out
+        return out + self.roster.compare(alice)
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if node.is_compared:
@@ -468,7 +484,7 @@ class CoordinatorState(Deadlines):
 
     def _lose(self, node: Node, why: str) -> list[Effect]:
         """Go on without a node that is no longer alive; the measurements that it held are lost."""
-        if not node.alive and not node.is_missing:
+        if node.stopped or not (node.alive or node.is_missing):  # a node that has finished ends its process, too
             return []
         out = self.roster.lose(node, why)
         if node.role == "ris":
@@ -477,7 +493,7 @@ class CoordinatorState(Deadlines):
                 out += self._refuse_patterns(Reject.NODE_LOST)
         self.rounds.lose(node.name, node.required)
         out += self.blocks.lose(node)
-        if node.required and node.measures and self.tally.pending:
+        if node.required and node.measures and self.tally.pending and self.phase != "finishing":
             # Its measurements of the rounds that no block has used are lost: no key can be made of these rounds.
             out.append(Note("rounds_lost", {"node": node.name, "rounds": self.tally.pending}))
             out += self.tally.withdraw(Reject.MEASURED)
@@ -663,7 +679,12 @@ class CoordinatorState(Deadlines):
     @property
     def _is_done(self) -> bool:
         """Whether no further round will be begun."""
-        return self.rounds.next >= self.experiment.rounds or self._stop_asked or self.surface.search_is_done
+        return self._stop_asked or self._has_begun_all
+
+    @property
+    def _has_begun_all(self) -> bool:
+        """Whether every round of the experiment was begun, or its search needs no more."""
+        return self.rounds.next >= self.experiment.rounds or self.surface.search_is_done
 
     @property
     def _block_is_filled(self) -> bool:
@@ -699,12 +720,16 @@ class CoordinatorState(Deadlines):
         return self._is_done and self._rounds_pause() and not self._an_end_may_still_be_told()
 
     def _an_end_may_still_be_told(self) -> bool:
+        return not self._stop_asked and self._an_end_is_away
+
+    @property
+    def _an_end_is_away(self) -> bool:
         """Whether an end that may alone have a key is away, and its time to come back is not over."""
         away = (self.roster.nodes[name] for name in self.blocks.untold)
-        return not self._stop_asked and any(not node.is_overdue_to_return for node in away)
+        return any(not node.is_overdue_to_return for node in away)
 
     def _end_as_planned(self) -> list[Effect]:
-        if self._stop_asked:
+        if self._stop_asked and (not self._has_begun_all or self._an_end_is_away):  # else the stop came too late
             return [*self._finish("stopped", counted(self.probed, "round"), "stop")]
         if self.kept == 0:
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
@@ -712,14 +737,16 @@ class CoordinatorState(Deadlines):
 
     def _clocks_must_be_compared(self) -> bool:
         alice = self.roster.by_role("alice")
-        wanted = self.timetable.must_be_compared and not self._is_done
-        return wanted and alice is not None and alice.ready
+        wanted = self.timetable.must_be_compared or (self.surface.is_scheduled and self.timetable.is_behind)
+        return wanted and not self._is_done and alice is not None and alice.ready
 
     def _compare_clocks(self) -> list[Effect] | None:
         """Have Alice's clock read, once nothing is under way that would delay the answer."""
         alice = self.roster.by_role("alice")
         assert alice is not None
-        return None if self.rounds.under_way else self.roster.compare(alice)
+        if self.rounds.under_way:
+            return None
+        return self._stand_still() if self.virtual else self.roster.compare(alice)
 
     def _eve_is_adrift(self) -> bool:
         eve = self.roster.by_role("eve")
@@ -785,7 +812,6 @@ class CoordinatorState(Deadlines):
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         self._latch_due_s.clear()
-        behind_s = self.timetable.catch_up()
         self.timetable.ask_board()
         train = [self._plan_round(orders)]
         while len(train) < most and self._may_follow(train[0], nodes):
@@ -804,7 +830,7 @@ class CoordinatorState(Deadlines):
             return [Send(n, probe) for n, probe in probes.items()]
         self._unsent = probes
         # The board's clock is read while it takes the patterns, as of the end of the last round.
-        return [*([] if behind_s is None else [AdvanceWorld(behind_s)]), *self.surface.schedule(self._latch_due_s)]
+        return self.surface.schedule(self._latch_due_s)
 
     def _room_for_train(self) -> int:
         """Return the largest length of the next train, without regard to the widths of the windows."""
@@ -918,8 +944,9 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        # Further failures while a failed run stops are consequences of the first one, which is the one to report.
-        if self._outcome is None or self._outcome.status != "failed":
+        # Further failures while a failed run stops are consequences of the first one, which is the one to report. A
+        # finished run has nothing left that a stop could cut short.
+        if self._outcome is None or (self._outcome.status, status) in _WORSE:
             self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)
@@ -1018,6 +1045,7 @@ _OF_BLOCKS = (m.Agreed, m.Trained, m.Amplified, m.Failed)
 """What an end of a block reports when its computation is over."""
 _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]] = {
     m.Heartbeat: _S._beaten,
+    m.Here: _S._is_here,
     m.Configured: _S._configured,
     m.ClockReading: _S._clock_read,
     m.Applied: _S._applied,
@@ -1034,7 +1062,7 @@ _ON_MESSAGE: Mapping[type, Callable[[CoordinatorState, Node, Any], list[Effect]]
     m.Failed: _S._failed,
     m.Stopped: _S._stopped,
 }
-"""Message → the method that handles it; other messages (`Here`) only show that their sender is alive."""
+"""Message → the method that handles it; others only show that their sender is alive."""
 
 _RADIOS, _ENDS, _SURFACE = ("alice", "bob", "eve"), ("alice", "bob"), ("ris",)
 _SAID_BY: Mapping[type, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
-from testbed.coordinator.scheduler import WIDEST_S, Part, Scheduler
+from testbed.coordinator.scheduler import CRYSTALS, WIDEST_S, Part, Scheduler
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
@@ -84,13 +84,19 @@ class Timetable:
         self.scheduler: Scheduler | None = None
         """None until all nodes have joined."""
         self.last_end_s = 0.0
-        """End of the last planned round on the reference timeline; in virtual time, the air's present time."""
+        """End of the last planned round on the reference timeline; no round begins before it."""
         self._resumed_s = 0.0
         """Time at which the timeline of a resumed run continues."""
         self._epoch_s: float | None = None
         """Origin of the reference timeline, on the coordinator's clock."""
-        self._is_behind = False
+        self.is_behind = False
         """Whether the air may be behind the end of the last planned round, because that did not take place."""
+        self.rests = False
+        """Whether no virtual time passes, from `come_to_rest` until the next round is planned."""
+        self.rests_at_s: float | None = None
+        """The time at which it rests, by Alice's clock; None until that is read."""
+        self._read_at_rest: dict[str, tuple[float, Part]] = {}
+        """Readings of clocks meanwhile, until Alice's is read."""
         self._board_asked_s = 0.0
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
         """Largest error of the board's clock by its latest reading."""
@@ -159,10 +165,7 @@ class Timetable:
             return False
         part = _PARTS[node.role]
         if self.virtual:
-            # Virtual time does not pass while no node probes. Before the first round it is exactly 0; a node that
-            # joins later finds it near the end of the last round.
-            uncertainty_s = 0.0 if self._epoch_s is None and not self._resumed_s else LATE_UNCERTAINTY_S
-            self.scheduler.synchronise(node.name, device_time_s, self.last_end_s, uncertainty_s, part)
+            self._synchronise_at_rest(node.name, device_time_s, part)
             return True
         round_trip_s = self._clock.now_s - node.clock_asked_s
         middle_s = node.clock_asked_s + round_trip_s / 2 - self.fix_origin()
@@ -171,6 +174,50 @@ class Timetable:
         if part == "reference":
             self.scheduler.compared_s = middle_s
         return True
+
+    def _synchronise_at_rest(self, name: str, device_time_s: float, part: Part) -> None:
+        """Take a reading of a clock in virtual time, which does not pass while no node probes.
+
+        Before the first round it is the same for all. Afterwards Alice's clock says what time it is: the simulated air
+        has no clock that would agree with hers.
+        """
+        assert self.scheduler is not None
+        if not self.rests:
+            first = self._epoch_s is None and not self._resumed_s
+            self.scheduler.synchronise(name, device_time_s, self.last_end_s, 0.0 if first else LATE_UNCERTAINTY_S, part)
+            return
+        if part == "reference" and self.rests_at_s is None:
+            self._rest_at(self._time_at_rest(name, device_time_s))
+        if self.rests_at_s is None:
+            self._read_at_rest[name] = (device_time_s, part)
+        else:
+            self.scheduler.synchronise(name, device_time_s, self.rests_at_s, LATE_UNCERTAINTY_S, part)
+
+    def _time_at_rest(self, name: str, device_time_s: float) -> float:
+        """Return the reference time of a reading of Alice's clock; that of the rest, where her clock began anew."""
+        assert self.scheduler is not None
+        if name not in self.scheduler.clocks:
+            return self.last_end_s
+        time_s = self.scheduler.reference_s(name, device_time_s)
+        return time_s if abs(time_s - self.last_end_s) <= self._rest_s else self.last_end_s
+
+    def _rest_at(self, time_s: float) -> None:
+        assert self.scheduler is not None
+        self.rests_at_s = time_s
+        self.last_end_s = max(self.last_end_s, time_s)
+        for name, (device_time_s, part) in self._read_at_rest.items():
+            self.scheduler.synchronise(name, device_time_s, time_s, LATE_UNCERTAINTY_S, part)
+        self._read_at_rest.clear()
+
+    def come_to_rest(self) -> float:
+        """Return the time up to which the air must pass so that it is behind no device's promise of silence, whatever
+        crystals the devices have. Clocks are then read at one time, until the next round is planned."""
+        self.rests, self.rests_at_s, self.is_behind = True, None, False
+        return self.last_end_s + self._rest_s / 2
+
+    @property
+    def _rest_s(self) -> float:
+        return 2 * (_CLEAR_S + CRYSTALS * self.last_end_s)
 
     @property
     def must_be_compared(self) -> bool:
@@ -184,6 +231,9 @@ class Timetable:
         False where hers was set meanwhile: then nothing that is known of the others' clocks holds any more.
         """
         assert self.scheduler is not None
+        if self.virtual:
+            self._rest_at(self._time_at_rest(node.name, device_time_s))
+            return True
         assert self._epoch_s is not None
         half_trip_s = (self._clock.now_s - node.clock_asked_s) / 2
         read_s = node.clock_asked_s + half_trip_s - self._epoch_s
@@ -237,7 +287,7 @@ class Timetable:
 
     def pass_over(self, reason: str) -> None:
         """Take note of why a planned round was rejected: it may not have taken place."""
-        self._is_behind = self._is_behind or (self.virtual and reason in _NOT_MADE)
+        self.is_behind = self.is_behind or (self.virtual and reason in _NOT_MADE)
 
     def keep_clear(self) -> None:
         """Plan the next round later in virtual time, because the board found that its time had come already: then the
@@ -245,20 +295,17 @@ class Timetable:
         if self.virtual:
             self.last_end_s += _CLEAR_S
 
-    def catch_up(self) -> float | None:
-        """Return the time to which the air must advance before the next train is ordered; None where it is there."""
-        is_behind, self._is_behind = self._is_behind, False
-        return self._quiet_from_s if is_behind else None
-
     @property
-    def _quiet_from_s(self) -> float:
-        """In virtual time, the end of the last window of the rounds that were planned."""
+    def _present_s(self) -> float:
+        """In virtual time, the present: it rests, or has come to the end of the last window of the rounds planned."""
+        if self.rests_at_s is not None:
+            return self.rests_at_s
         quiet_s = self.scheduler.quiet_s if self.scheduler is not None else 0.0
         return max(0.0, self.last_end_s - quiet_s)
 
     def ask_board(self) -> None:
         """Take note of the time at which a train's patterns are ordered: the answer contains a clock reading."""
-        self._board_asked_s = self._quiet_from_s if self.virtual else self.now_s
+        self._board_asked_s = self._present_s if self.virtual else self.now_s
 
     def read_board(self, name: str, device_time_s: float) -> None:
         """Take a reading of the board's clock. In virtual time, no time has passed since the end of the last window."""
@@ -288,6 +335,7 @@ class Timetable:
         assert self.scheduler is not None
         start_s, end_s = self.scheduler.plan(self.now_s, max(not_before_s, self.last_end_s), nodes)
         self.last_end_s = end_s
+        self.rests, self.rests_at_s = False, None
         return start_s, end_s
 
     def correct_clocks(self, r: Round) -> None:

@@ -30,6 +30,8 @@ from testbed.core.threads import one_thread
 T = TypeVar("T")
 _BEGUN, _DONE, _RAISED = b"b", b"d", b"r"
 _LENGTH_BYTES = 8
+_HEAD_BYTES = 2 + _LENGTH_BYTES
+"""What a child writes before its result: that it has begun, whether it succeeded, and the length of the result."""
 _LOOK_S = 0.2
 """How often is looked whether the work is still wanted."""
 _MOST_CORES = 4
@@ -138,16 +140,25 @@ class _Child:
     is_reaped: bool = False
 
     def read(self) -> bool:
-        """Read what it has written; returns whether that was the last."""
+        """Read what it has written; returns whether that was the last.
+
+        A whole result counts at once: the pipe stays open for as long as any process has it, such as one that the
+        child has started and that has not ended.
+        """
         part = os.read(self.told, 1 << 20)
         self.words += part
-        return not part
+        return not part or self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole result has been read."""
+        length = self.words[2:_HEAD_BYTES]
+        return len(length) == _LENGTH_BYTES and len(self.words) == _HEAD_BYTES + int.from_bytes(length)
 
     def check(self) -> None:
         """Raise an error where it has ended without a result."""
-        kind, length = self.words[1:2], self.words[2 : 2 + _LENGTH_BYTES]
-        if len(length) == _LENGTH_BYTES and len(self.result) == int.from_bytes(length):
-            if kind == _RAISED:
+        if self.is_whole:
+            if self.words[1:2] == _RAISED:
                 raise ChildLost(self.result.decode(errors="replace"))
             return
         status = self.end()
@@ -158,7 +169,7 @@ class _Child:
 
     @property
     def result(self) -> bytes:
-        return bytes(self.words[2 + _LENGTH_BYTES :])
+        return bytes(self.words[_HEAD_BYTES:])
 
     def end(self) -> int:
         """End it where it has not ended, and return its status; 0 where that is not known."""
@@ -204,8 +215,10 @@ def _work(
     try:
         _end_with(parent, library)
         for number in _HANDLED:
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
+            # A terminal sends its signals to this process and its children, and this process ends them where it ends.
+            by_terminal = number in (signal.SIGINT, signal.SIGHUP)
+            if by_terminal or callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_IGN if by_terminal else signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         gc.freeze()  # objects of the parent, such as its sockets, are never collected here
@@ -213,6 +226,7 @@ def _work(
         if silent:
             faulthandler.disable()
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            sys.stderr = os.fdopen(2, "w", closefd=False)  # that of a notebook, for example, is not file number 2
         _write(tell, _BEGUN)
         try:
             with one_thread():  # the children share the cores, and threads that wait in a loop take them from others

@@ -34,6 +34,9 @@ def whole(path: Path, *, private: bool = True, fresh: bool = False, shared: bool
             os.link(part, path)
         else:
             os.replace(part, path)
+    except OSError as exc:
+        exc.filename = exc.filename or str(path)  # that of a write, such as to a full disk, names no file
+        raise
     finally:
         part.unlink(missing_ok=True)
     _sync(path.parent)

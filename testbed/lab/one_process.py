@@ -145,9 +145,7 @@ def run(
             stack.callback(node.end)
             turns.join(node)
         on_coordinator(coordinator, None)
-        return coordinator.run(
-            air, turns.ended, progress, lambda: processes.collect_iq(lab, coordinator.run_name, folder)
-        )
+        return coordinator.run(air, turns.ended, progress, lambda: processes.collect_iq(coordinator))
 
 
 @contextlib.contextmanager

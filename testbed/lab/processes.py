@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.core import identity, logs, registry, seeds
+from testbed.core import folders, identity, logs, registry, seeds
 from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
@@ -113,10 +113,10 @@ def node_state_dir(lab: Lab, name: str) -> Path:
 def new_run_folder(parent: Path, experiment_name: str) -> Path:
     """Return a fresh folder `<parent>/<UTC time>-<experiment>`, made."""
     stamp = datetime.fromtimestamp(TIME_OF_DAY.now_s(), UTC).strftime("%Y%m%d-%H%M%S")
+    folders.make(parent)
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700)  # raw bits are stored in it
         except FileExistsError:
             continue
@@ -361,15 +361,32 @@ def prepare_pools(experiment: Experiment, lab: Lab, lab_name: str) -> None:
         pools.prepare(lab, lab_name)
 
 
-def collect_iq(lab: Lab, run_name: str, folder: Path) -> None:
-    """Move what local nodes recorded into the run's folder; remote nodes keep theirs."""
-    for name, place in lab.node.items():
-        source = node_state_dir(lab, name) / "iq" / run_name
-        if place.local and source.is_dir():
-            (folder / "iq").mkdir(exist_ok=True)
-            for path in source.iterdir():
-                shutil.move(path, folder / "iq" / path.name)
-            source.rmdir()
+def collect_iq(coordinator: Coordinator) -> None:
+    """Move what local nodes recorded into the run's folder; remote nodes keep theirs.
+
+    What cannot be moved, such as to a full disk, stays in the node's own folder, and the run says so.
+    """
+    for name, place in coordinator.lab.node.items():
+        source = lab_folder(coordinator.lab) / name / "iq" / coordinator.run_name
+        if not place.local or not source.is_dir():
+            continue
+        try:
+            _move_all(source, coordinator.folder / "iq")
+        except OSError as exc:
+            detail = f"{source}: its recordings stay there: {exc.strerror or exc}"
+            coordinator.record("iq_stays", {"node": name, "detail": detail}, shown=True)
+
+
+def _move_all(source: Path, to: Path) -> None:
+    to.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        try:
+            shutil.move(path, to / path.name)
+        except OSError:
+            if path.exists():  # a part of it was copied to another disk
+                (to / path.name).unlink(missing_ok=True)
+            raise
+    source.rmdir()
 
 
 def run(
@@ -439,7 +456,7 @@ def run(
                 out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 
-        return coordinator.run(world, ended, progress, lambda: collect_iq(lab, coordinator.run_name, folder))
+        return coordinator.run(world, ended, progress, lambda: collect_iq(coordinator))
 
 
 def _rehearse(

@@ -86,23 +86,34 @@ def needed_to_close(folder: Path) -> int:
     return RESERVE_BYTES + sum(path.stat().st_size for path in sizes if path.exists()) // 2
 
 
-def disk_full(folder: Path) -> DiskFull:
+_NOTHING_FITS_BYTES = 1 << 20
+"""If less is free, a library's error counts as that of a full disk, whatever it says: SQLite cannot open a database,
+HDF5 cannot count references."""
+
+
+def disk_full(folder: Path, then: str | None = None) -> DiskFull:
     """Return the error for a run that can no longer be written: one line, with the remedy."""
     missing_mb = max(1, (needed_to_close(folder) - free_bytes(folder)) >> 20)
-    return DiskFull(f"{folder}: disk full: free {missing_mb} MB, then `testbed report {folder}`")
+    return DiskFull(f"{folder}: disk full: free {missing_mb} MB, then {then or f'`testbed report {folder}`'}")
+
+
+def is_of_full_disk(exc: Exception, folder: Path) -> bool:
+    """Return whether any library's error comes from the full disk of a run's folder."""
+    if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = str(exc).lower()
+    return "disk is full" in words or "no space left" in words or free_bytes(folder) < _NOTHING_FITS_BYTES
 
 
 @contextmanager
-def on_disk(folder: Path) -> Iterator[None]:
+def on_disk(folder: Path, then: str | None = None) -> Iterator[None]:
     """Turn the error of a full disk, raised in the block by any library, into `disk_full`."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:
-        words = str(exc).lower()
-        full = getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in words
-        if not full and "no space left" not in words:  # the message of HDF5
+        if not is_of_full_disk(exc, folder):
             raise
-        raise disk_full(folder) from exc
+        raise disk_full(folder, then) from exc
 
 
 class Lock:

@@ -1,13 +1,15 @@
-"""Reads HDF5 files that somebody else may have written: the library reads and writes beyond its memory on some damaged
-ones, which ends the process without a word. So a fork of this process reads first."""
+"""Reads and writes HDF5 files in a fork of this process first: the library reads and writes beyond its memory on some
+damaged files, and also where the disk becomes full while it writes, which ends the process without a word."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from typing import TypeVar
 
 from testbed.core.forks import ChildLost, forked
+from testbed.core.gate import printable
 
 T = TypeVar("T")
 _LIMIT_S = 600.0
@@ -31,3 +33,19 @@ def survived(read: Callable[[], T]) -> T:
     except ChildLost as exc:
         raise ValueError(f"damaged: reading it ends a process ({exc.by or exc})") from None
     return read()
+
+
+def written(write: Callable[[], None]) -> None:
+    """Have `write`, which opens all of its files itself, write a file in a fork of this process.
+
+    Raises OSError where it fails, in any way: on a full disk the library ends the process, or prints hundreds of lines.
+    """
+
+    def do() -> bytes:
+        write()
+        return b""
+
+    try:
+        forked([do], _LIMIT_S, silent=True)
+    except ChildLost as exc:
+        raise OSError(errno.EIO, f"the process that writes it {printable(str(exc), 300)}") from None

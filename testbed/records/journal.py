@@ -186,6 +186,8 @@ class JournalReader:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             self._db.execute("SELECT count(*) FROM documents").fetchone()
         except sqlite3.Error as exc:
+            if files.is_of_full_disk(exc, folder):  # reading needs a little space as well
+                raise files.disk_full(folder) from exc
             raise InputError(f"{self.path}: not a readable journal: {printable(str(exc))}") from exc
         if version != 1:
             raise InputError(f"{self.path}: journal version {version}, accepted: 1")

@@ -15,10 +15,11 @@ import numpy as np
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.gate import link_ends
 from testbed.core.types import C64, U8, SurfacePattern
-from testbed.records import documents, files, journal, reader, rounds, sound
+from testbed.records import documents, files, hdf5, journal, reader, rounds, sound
 from testbed.records.documents import Block, Descriptor, Event, Start, Stop
 from testbed.records.recorded import RecordedRun
 
+_BEGIN_AGAIN = "begin again: nothing was recorded"
 Summariser = Callable[[RecordedRun], dict[str, Any]]
 """Makes summary.json from the records of a run that ended before its summary was made."""
 
@@ -47,20 +48,42 @@ class RunWriter:
                 raise InputError(f"{folder}: already contains a run ({name}); choose another folder")
         self.folder, self.start = folder, start
         self._summarise = summarise
-        self._lock = files.Lock(folder)
-        with files.on_disk(folder):
-            self._journal = journal.Journal(folder, fresh=past is None)
         self._shapes: dict[str, tuple[int, ...] | None] = {}
         self._events = 0
         self._closed = False
         self._private = start.private
         self._n_subcarriers = None if start.subcarrier_hz is None else len(start.subcarrier_hz)
-        if past is not None:
-            self._events = len(past.events)
-            self._shapes = {n: None if x.csi is None else x.csi.shape[1:] for n, x in past.links.items()}
-            return
-        self._journal.document("start", start)
-        self._describe("rounds", rounds.round_fields())
+        with files.on_disk(folder, None if past is not None else _BEGIN_AGAIN):
+            self._lock = files.Lock(folder)
+            try:
+                self._journal = self._begin(start) if past is None else self._go_on(past)
+            except BaseException:
+                if past is None:  # a folder without a run is removed
+                    journal.remove(folder)
+                self._lock.release(remove=past is None)
+                raise
+
+    def _begin(self, start: Start) -> journal.Journal:
+        made = journal.Journal(self.folder)
+        with made.together():
+            made.document("start", start)
+            made.document("descriptor", _descriptor("rounds", rounds.round_fields()))
+        return made
+
+    def _go_on(self, past: RecordedRun) -> journal.Journal:
+        """Open the journal of a dead process; raises InputError where it is not as it was when it was read."""
+        if not self._is_as_it_was(past):
+            raise InputError(f"{self.folder}: another process has continued this run meanwhile; look at it again")
+        self._events = len(past.events)
+        self._shapes = {n: None if x.csi is None else x.csi.shape[1:] for n, x in past.links.items()}
+        return journal.Journal(self.folder, fresh=False)
+
+    def _is_as_it_was(self, past: RecordedRun) -> bool:
+        if not (self.folder / files.JOURNAL).exists():
+            return False
+        with journal.JournalReader(self.folder) as now:
+            counted = len(now.documents("event", Event)), now.rounds().rounds.size
+        return counted == (len(past.events), past.rounds.rounds.size)
 
     def wait_for_space(self, when_full: Callable[[], bool]) -> None:
         """Have `when_full` called where the disk is full: True, and the rows are written again; False, and the call
@@ -220,7 +243,11 @@ class RunWriter:
             exc.add_note(f"and the records could not be closed: {trouble}; try `testbed report {self.folder}`")
 
     def _describe(self, stream: str, fields: dict[str, documents.Field]) -> None:
-        self._journal.document("descriptor", Descriptor(stream=stream, time=documents.now(), fields=fields))
+        self._journal.document("descriptor", _descriptor(stream, fields))
+
+
+def _descriptor(stream: str, fields: dict[str, documents.Field]) -> Descriptor:
+    return Descriptor(stream=stream, time=documents.now(), fields=fields)
 
 
 def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
@@ -234,8 +261,9 @@ def recover(folder: Path, summarise: Summariser | None = None) -> RecordedRun:
         return reader.load(folder)
     lock = files.Lock(folder)
     try:
-        with sound.damaged(folder, "cannot be recovered"):
-            _recover(folder, summarise)
+        if (folder / files.JOURNAL).exists():  # otherwise the run was closed just now
+            with sound.damaged(folder, "cannot be recovered"):
+                _recover(folder, summarise)
     except BaseException:
         lock.release(remove=False)
         raise
@@ -273,14 +301,19 @@ def _compact(folder: Path) -> None:
 
 
 def _write_lasting(folder: Path) -> None:
+    with files.whole(folder / files.ROUNDS) as part:
+        hdf5.written(lambda: _write_rounds(folder, part))
     with journal.JournalReader(folder) as source:
         told = reader.told(source)
-        with files.whole(folder / files.ROUNDS) as part:
-            rounds.write(part, source, told.start)
         rounds.check(folder / files.ROUNDS, source)
         if told.summary is not None:
             _write_json(folder / files.SUMMARY, told.summary)
         _write_json(folder / files.RUN, reader.RunFile(**told.documents(), files=files.hashes(folder)))
+
+
+def _write_rounds(folder: Path, path: Path) -> None:
+    with journal.JournalReader(folder) as source:
+        rounds.write(path, source, reader.told(source).start)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -487,6 +487,31 @@ def test_stop_abort_and_halt_differ(kind: Any) -> None:
     assert {b.kind for _, b in stage.told if isinstance(b, m.Finish)} == {kind}
 
 
+@pytest.mark.parametrize("kind", ["abort", "halt"])
+def test_a_process_that_ends_once_its_node_has_stopped_is_no_loss(kind: Any) -> None:
+    """Alice's process is gone while Bob's last word is still awaited; her measured rounds stay what they were."""
+
+    def hold(node: str, body: Any) -> list[Any] | None:
+        return (
+            []
+            if node == "bob" and (isinstance(body, m.Finish) or (isinstance(body, m.Probe) and body.round == 2))
+            else None
+        )
+
+    stage = Stage(hold, accounting={"block_rounds": 6})
+    stage.join()
+    stage.take(e.StopAsked(kind))
+    stage.take(e.ProcessEnded("alice", "it ended: run over", is_final=True))
+    stage.take(e.ProcessEnded("ris", "it ended: run over", is_final=True))
+    assert stage.over is None
+    stage.take(stage.says("bob", m.Stopped(kind=kind)))
+    assert stage.over is not None
+    assert stage.over.status == "stopped"
+    assert stage.state.rejected.keys() == {"aborted"}
+    assert stage.state.kept == 2
+    assert not [note for note in stage.notes if note.kind in ("lost", "rounds_lost")]
+
+
 def test_a_paused_run_begins_no_round_and_goes_on() -> None:
     held: list[m.Probe] = []
 
@@ -677,7 +702,8 @@ def test_ahead_a_node_is_configured_between_rounds_and_takes_part_in_the_next() 
     for body in held:
         for name in ("alice", "bob"):
             stage.take(stage.says(name, probed(name, body)))
-    assert [type(body) for _, body in stage.told][-2:] == [m.Configure, m.ReadClock]
+    order = [(name, type(body)) for name, body in stage.told][-3:]
+    assert order == [("eve", m.Configure), ("alice", m.ReadClock), ("eve", m.ReadClock)]
     assert orders(stage) == []  # none before her clock was read
     stage.take(stage.says("eve", m.ClockReading(device_time_s=100.0)))
     assert "eve" in stage.rounds[2].links

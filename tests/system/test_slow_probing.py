@@ -10,6 +10,7 @@ import pytest
 from testbed import config
 from testbed.core.config import Experiment
 from testbed.lab import processes
+from testbed.records import reader
 
 PPM = {"alice": 20.0, "bob": -20.0, "eve": 7.0}
 
@@ -45,3 +46,18 @@ def test_all_rounds_are_kept_with_crystals_40_ppm_apart(
     assert outcome.status == "finished"
     assert outcome.summary["pairs_rejected"] == {}
     assert outcome.summary["pairs_kept"] == 16
+
+
+def test_an_eve_who_hears_nothing_costs_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing corrects her clock: her windows end later than the others have said what they send, and nobody waits."""
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lab = str(lab_file(tmp_path))
+    plan = experiment(20.0, 32)
+    scene = msgspec.structs.replace(plan.scene, eve=msgspec.structs.replace(plan.scene.eve, position_m=(9e4, 0.0, 1.5)))
+    outcome = processes.run(msgspec.structs.replace(plan, scene=scene), config.load_lab(lab), lab, folder)
+    assert outcome.summary["pairs_rejected"] == {}
+    kinds = {event.kind for event in reader.load(folder).events}
+    assert "clock_adrift" in kinds
+    assert not kinds & {"fault", "no_answer", "left_out", "late_answer"}

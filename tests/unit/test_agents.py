@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -798,3 +799,16 @@ def test_the_benchs_peer_is_the_same_environment() -> None:
     fred, g = one._past[-1], one._x[16:20]
     assert len(one._past) == s.history
     assert np.linalg.norm(fred - g) < 1.5
+
+
+def test_a_disk_that_fills_up_while_a_policy_is_written_is_told_as_such(tmp_path: Path) -> None:
+    """The library's own writing ends in a RuntimeError of several lines."""
+    learner = masac.Masac(Task((Setting(n_antennas=2),), (1,)), KINDS["sac"][1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            learner.save(tmp_path / "p.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

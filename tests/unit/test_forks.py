@@ -94,6 +94,19 @@ def test_what_takes_too_long_or_is_not_wanted_any_more_ends_with_all_children(tm
     assert until_gone([int(p.name) for p in tmp_path.iterdir()]) == []
 
 
+def test_a_whole_result_counts_although_another_process_holds_the_pipe_open() -> None:
+    def begin_another() -> bytes:
+        pid = os.fork()
+        if not pid:
+            time.sleep(600)
+            os._exit(0)
+        return str(pid).encode()
+
+    (told,) = forked([begin_another], 60.0)  # its end was awaited: "was not done within 60 s"
+    assert is_alive(int(told))
+    os.kill(int(told), signal.SIGKILL)
+
+
 def test_a_result_that_is_there_counts_although_the_time_is_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -103,7 +116,7 @@ def test_a_result_that_is_there_counts_although_the_time_is_over(
     def now_s() -> float:
         first = next(asked, None)
         if first is None:
-            until(told.exists)
+            until(lambda: told.exists() and told.read_text())
             assert until_gone([int(told.read_text())]) == []
         return 1e9 if first is None else first
 
@@ -144,6 +157,11 @@ def test_handlers_of_this_process_do_not_run_in_a_child() -> None:
         assert handled == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sends_to_this_process_does_not_end_its_children(number: signal.Signals) -> None:
+    assert TWO.one(lambda: (kill_self(number), 7)[1]) == 7
 
 
 def test_locks_that_other_threads_hold_do_not_hold_up_a_child() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,6 +18,7 @@ from testbed.coordinator import events as e
 from testbed.coordinator.disk import KEY_BYTES, MORE_BYTES, Disks
 from testbed.coordinator.server import Coordinator
 from testbed.core.clock import TIME_OF_DAY, VirtualClock
+from testbed.lab import processes
 from testbed.records import files
 
 LEAST = files.RESERVE_BYTES
@@ -138,3 +143,32 @@ def test_a_time_of_day_that_is_set_is_recorded_once_with_how_far(
         clock.advance(clock.now_s() + 2.0)
         day_s[0] += 2.1  # it is slewed, or drifts: that is no step
     assert given == [e.Note("clock_stepped", {"by_s": -3600.0})]
+
+
+def test_recordings_that_do_not_fit_stay_whole_where_they_are_and_the_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    source = tmp_path / "state" / "sim" / "bob" / "iq" / "run-1"
+    source.mkdir(parents=True)
+    for n in range(3):
+        (source / f"round-{n}").write_bytes(bytes(8))
+    (tmp_path / "run").mkdir()
+    real, told = shutil.move, []
+
+    def move(path: Path, to: Path) -> None:
+        if path.name == "round-1":  # to another disk, which becomes full
+            to.write_bytes(bytes(3))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, to)
+
+    monkeypatch.setattr(shutil, "move", move)
+    there = SimpleNamespace(
+        lab=config.load_lab("sim"), run_name="run-1", folder=tmp_path / "run",
+        record=lambda kind, detail, shown: told.append((kind, detail["node"], detail["detail"], shown)),
+    )  # fmt: skip
+    processes.collect_iq(there)  # type: ignore[arg-type]
+    assert told == [("iq_stays", "bob", f"{source}: its recordings stay there: No space left on device", True)]
+    assert [p.name for p in (tmp_path / "run" / "iq").iterdir()] == ["round-0"]
+    assert sorted(p.name for p in source.iterdir()) == ["round-1", "round-2"]
+    assert not (tmp_path / "state" / "sim" / "ris").exists()  # no folder is made for that

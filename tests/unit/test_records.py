@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import runpy
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 import testbed
 from testbed.core.errors import DiskFull, InputError
 from testbed.core.types import SurfacePattern
-from testbed.records import documents, files, journal, reader, rounds, writer
+from testbed.records import documents, files, hdf5, journal, reader, rounds, writer
 from testbed.records.writer import RunWriter
 
 SUBCARRIERS = 8
@@ -217,7 +218,7 @@ def test_a_death_at_any_step_of_closing_loses_nothing(tmp_path: Path, monkeypatc
         return step
 
     with monkeypatch.context() as m:
-        for module, name in ((rounds, "write"), (rounds, "check"), (os, "replace"), (journal, "remove"), (os, "fsync")):
+        for module, name in ((hdf5, "written"), (rounds, "check"), (os, "replace"), (journal, "remove"), (os, "fsync")):
             m.setattr(module, name, dying(getattr(module, name)))
         with pytest.raises(Death):
             w.close(documents.stop("ok"), {"rounds": 5})
@@ -229,6 +230,68 @@ def test_a_death_at_any_step_of_closing_loses_nothing(tmp_path: Path, monkeypatc
     # it had said how it ended before it died
     assert (run.stop.exit_status, run.summary) == ("ok", {"rounds": 5})
     assert not (tmp_path / files.JOURNAL).exists()
+
+
+def test_a_disk_that_fills_up_while_the_rounds_are_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HDF5 then ends its process, or prints its own stack and hundreds of lines of exceptions that are ignored."""
+    w = RunWriter(tmp_path, a_start())
+    fill(w)
+    real = rounds.write
+
+    def write(*args: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.RLIM_INFINITY))  # of the child that writes
+        real(*args)
+
+    with monkeypatch.context() as m:
+        m.setattr(rounds, "write", write)
+        m.setattr(files, "free_bytes", lambda folder: 0)
+        with pytest.raises(DiskFull) as full:
+            w.close(documents.stop("ok"), None)
+    assert str(full.value) == f"{tmp_path}: disk full: free 32 MB, then `testbed report {tmp_path}`"
+    assert capfd.readouterr().err == ""
+    assert not (tmp_path / files.ROUNDS).exists()
+    assert writer.recover(tmp_path).rounds.rounds.size == 5
+
+
+def test_a_disk_that_is_full_when_a_journal_is_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / files.JOURNAL).write_bytes(b"no database")
+    with pytest.raises(InputError, match="not a readable journal"):
+        journal.JournalReader(tmp_path)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 0)
+    with pytest.raises(DiskFull, match="disk full: free"):
+        journal.JournalReader(tmp_path)
+
+
+def test_a_run_that_cannot_be_begun_on_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SQLite says of a full disk depends on the file that it was about to make."""
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 0)
+    monkeypatch.setattr(journal, "_SCHEMA", "CREATE TABLE bits (")
+    with pytest.raises(DiskFull, match="free 32 MB, then begin again: nothing was recorded"):
+        RunWriter(tmp_path, a_start())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_another_process_has_continued_is_not_continued_from_what_was_read(tmp_path: Path) -> None:
+    w = RunWriter(tmp_path, a_start())
+    fill(w)
+    w.flush()
+    w._lock.release(remove=False)  # as its process's death does
+    dead = reader.load(tmp_path)
+    w.event("late", {})
+    with pytest.raises(InputError, match="another process has continued this run meanwhile"):
+        RunWriter(tmp_path, dead.start, past=dead)
+    other = RunWriter(tmp_path, dead.start, past=reader.load(tmp_path))
+    other.close(documents.stop("ok"), None)
+    with pytest.raises(InputError, match="another process has continued this run meanwhile"):
+        RunWriter(tmp_path, dead.start, past=dead)
+    assert not (tmp_path / files.JOURNAL).exists()
+    assert reader.load(tmp_path).state == "closed"
 
 
 def test_recover_refuses_a_live_run_and_leaves_a_closed_one_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Self
 from testbed.core import seeds
 from testbed.core.archives import check_zip
 from testbed.core.errors import InputError
-from testbed.core.whole import read_whole, whole, write_whole
+from testbed.core.whole import read_whole, write_whole
 
 MAX_BYTES = 1 << 31
 MAX_CARD_BYTES = 1 << 24
@@ -40,8 +41,9 @@ class Net:
         """Write the weights (`path`) and a card that describes them (`path` with .json)."""
         import torch
 
-        with whole(path, private=False) as part:
-            torch.save(self.net.state_dict(), part)
+        out = io.BytesIO()  # on a full disk, the library's own writing ends in an error that does not say so
+        torch.save(self.net.state_dict(), out)
+        write_whole(path, out.getvalue(), private=False)
         card = {"net": self.NAME, "scene": asdict(self.scene), "seed": self.seed, "options": self.options}
         card |= {"history": self.history, "torch": torch.__version__}
         write_whole(path.with_suffix(".json"), json.dumps(card), private=False)
