@@ -82,7 +82,7 @@ class Node(Deadlines):
 
     @property
     def is_silent(self) -> bool:
-        return self.alive and self.is_overdue(_HEARTBEAT)
+        return self.alive and not self.stopped and self.is_overdue(_HEARTBEAT)
 
     @property
     def silent_s(self) -> float:
