@@ -270,6 +270,27 @@ def test_a_world_that_died_is_named_and_not_who_fails_because_of_it() -> None:
     assert stage.over == e.RunOver("failed", "world: process ended: killed by SIGKILL")
 
 
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        (
+            ("alice", "bob", "eve"),
+            "alice, bob, eve left 3 rounds in a row unanswered; their connections stand: the sim",
+        ),
+        (("bob", "eve"), "bob left 3 rounds in a row unanswered; its connection stands: its machine or its process"),
+    ],
+)
+def test_an_air_that_stands_still_is_named_and_not_the_first_of_those_that_wait_for_it(
+    silent: tuple[str, ...], said: str
+) -> None:
+    """Their processes beat all the time."""
+    stage = Stage(lambda n, b: [] if n in silent and isinstance(b, m.Probe) and b.round >= 2 else None, rounds=9)
+    stage.join()
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith(said)
+
+
 def dropped(stage: Stage) -> list[tuple[str, str, int]]:
     return [
         (n.detail["node"], n.detail["by"], n.detail["messages"]) for n in stage.notes if n.kind == "messages_dropped"
