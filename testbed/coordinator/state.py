@@ -537,6 +537,8 @@ class CoordinatorState(Deadlines):
         return out
 
     def _look_for_silence(self) -> list[Effect]:
+        if self.phase == "finishing":  # nodes leave, and the wait for the others has a deadline of its own
+            return []
         silent = [node for node in self.roster.nodes.values() if node.is_silent]
         return [x for node in silent for x in self._miss(node)]
 
