@@ -28,6 +28,7 @@ from testbed.core.errors import InputError
 from testbed.core.gate import printable
 from testbed.core.types import U8, SurfacePattern
 from testbed.core.whole import read_whole, write_whole
+from testbed.core.words import counted
 
 Shape = tuple[int, int]
 ACCEPTED = "uniform(LEVEL), random(SEED), stripes(WIDTH), beam(AZIMUTH, ELEVATION), hadamard(ROW), 0xHEX, a .json file"
@@ -185,7 +186,7 @@ def _parse(spec: str) -> tuple[str, list[Any]]:
     kinds = _ARGUMENTS[match[1]]
     least = sum(not optional for _, optional in kinds)
     if not least <= len(words) <= len(kinds):
-        raise InputError(f"pattern {spec!r}: {len(words)} arguments, accepted {least} to {len(kinds)}")
+        raise InputError(f"pattern {spec!r}: {counted(len(words), 'argument')}, accepted {least} to {len(kinds)}")
     arguments = []
     for word, (kind, _) in zip(words, kinds, strict=False):
         try:

@@ -57,7 +57,8 @@ def load(folder: Path) -> RecordedRun:
     than `run.json` states.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        what = "a file" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; accepted: the folder of a run")
     for name in (
         files.RUN,
         files.ROUNDS,

@@ -73,6 +73,7 @@ def test_what_the_names_are() -> None:
     [
         ("wobble", "wobble"),
         ("random", "0 arguments, accepted 1"),
+        ("beam(1)", "1 argument, accepted 2 to 4"),
         ("random(x)", "a whole number"),
         ("uniform(2)", "accepted 0 to 1"),
         ("random(-1)", "a whole number from 0"),

@@ -378,7 +378,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, harm: str) -> None:
 def test_a_damaged_journal_and_a_folder_without_a_run_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json: no such file"):
         reader.load(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: a file; accepted: the folder of a run$"):
+        reader.load(tmp_path / "file")
+    with pytest.raises(InputError, match=r"no such folder; accepted: the folder of a run$"):
         reader.load(tmp_path / "nowhere")
     (tmp_path / files.JOURNAL).write_bytes(b"not a database, whatever its name" * 40)
     with pytest.raises(InputError, match=r"journal\.sqlite: not a readable journal"):
