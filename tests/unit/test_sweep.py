@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from testbed import config
 from testbed.cli import main
 from testbed.config import toml_text
+from testbed.coordinator.server import Progress
 from testbed.core.config import Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.lab import cluster, grid, sweep
@@ -250,10 +252,15 @@ def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
     within = sweep._Within(said.append, lambda: now_s[0])
     for now_s[0] in (1.0, sweep.WITHIN_S - 0.1, sweep.WITHIN_S, sweep.WITHIN_S + 1):
         within.look()
-    within.rounds(SimpleNamespace(round=50, rounds=200, phase="probing"))  # type: ignore[arg-type]
+    probing = Progress("probing", 50, 200, 50, 9.0, 9.0, 0)
+    within.rounds(probing)
     now_s[0] = 2 * sweep.WITHIN_S
     within.look()
     assert said == ["  a run goes on, 10 s so far", "  50 of 200 rounds, probing, 20 s so far"]
+    within.rounds(replace(probing, phase="over", what="the record is being closed"))
+    now_s[0] += sweep.WITHIN_S
+    within.look()
+    assert said.pop() == "  50 of 200 rounds, the record is being closed, 30 s so far"
     within.begin()
     now_s[0] += sweep.WITHIN_S - 0.1
     within.look()
