@@ -158,9 +158,9 @@ def state_root() -> Path:
     # folder by accident.
     if chosen := os.environ.get("TESTBED_STATE"):
         folder = Path(chosen).expanduser()
-        if folder.is_file():
-            raise InputError(
-                f"variable TESTBED_STATE: {chosen} is a file; accepted: a folder, or the name of a new one"
-            )
+        for path in (folder, *folder.parents):
+            if os.path.isfile(path):
+                accepted = "a folder, or the name of a new one"
+                raise InputError(f"variable TESTBED_STATE: {path} is a file; accepted: {accepted}")
         return folder
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ris-skg-testbed"

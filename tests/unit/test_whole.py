@@ -128,9 +128,11 @@ def test_a_folder_that_is_closed_to_us_is_bad_input(tmp_path: Path, monkeypatch:
         with pytest.raises(InputError, match=r"state/sim: the lab's state cannot be kept there: Permission denied"):
             processes.make_lab_folder(lab)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"file/sim: the lab's state cannot be kept there: Not a directory"):
-        processes.make_lab_folder(lab)
+    for name in ("file", "file/below"):
+        monkeypatch.setenv("TESTBED_STATE", str(tmp_path / name))
+        with pytest.raises(InputError, match=r"variable TESTBED_STATE: .*/file is a file; accepted: a folder, or"):
+            processes.make_lab_folder(lab)
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
     monkeypatch.setattr(Path, "is_file", closed)
     with pytest.raises(InputError, match=r"closed/mine\.toml: cannot be read: Permission denied; accepted"):
         load_lab("closed/mine.toml")
