@@ -23,7 +23,7 @@ from testbed.coordinator.past import Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
 from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import logs, registry, schedule, seeds
+from testbed.core import handshakes, logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
@@ -50,7 +50,6 @@ _SHOWN = (
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
 """Seconds between two looks at the free disk space and the refused connections."""
-_MANY_HANDSHAKES = 5
 _MOST_KEPT = 4096
 """How many messages are read while the run is paused; more wait in the socket."""
 _BYTES_A_VALUE = 8 + 3
@@ -314,7 +313,7 @@ class Coordinator:
                 found.refused_key,
             "a connection was refused that expects another key of the coordinator than "
             f"{keys / 'coordinator.public'}: copy that to "
-            "the node's machine": found.not_understood >= _MANY_HANDSHAKES,
+            "the node's machine": found.not_understood >= handshakes.MANY,
         }  # fmt: skip
         for detail, happened in kinds.items():
             if happened and detail not in self._reported_keys and self.lab.curve:

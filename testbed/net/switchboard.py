@@ -195,6 +195,7 @@ class Discussion:
     """One end of the public discussion: receives `peer`'s messages from `inbox`, sends to `to`, publishes to `ears`."""
 
     port, transcript_port = _PORTS
+    handshakes = None
     dropped = 0
 
     def __init__(self, inbox: Inbox, to: Inbox, peer: str, ears: list[Inbox] | None = None) -> None:
