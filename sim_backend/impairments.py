@@ -133,8 +133,8 @@ class Oscillator:
         whole = points.astype(np.intp)
         points -= whole
         whole += np.arange(0, knots.size, steps + 1)[:, None]
-        points *= rises.ravel()[whole]
-        points += knots.ravel()[whole]
+        points *= rises.ravel().take(whole)
+        points += knots.ravel().take(whole)
         return points
 
     def _since_us(self, n_samples: int, sample_rate_hz: float) -> F64:
@@ -325,17 +325,22 @@ class FrontEnd:
         """
         options, n = self._options, shape[-1]
         noise = np.empty((*shape[:-1], 2 * n), np.float32)
-        steps, lost = [], []
-        for rows, start in zip(noise, starts, strict=True):
+        may_fail = options.gain_step_probability > 0 or options.overflow_probability > 0
+        steps, lost = [0.0] * len(starts), [(0, 0)] * len(starts)
+        for i, (rows, start) in enumerate(zip(noise, starts, strict=True)):
             rngs = [stream.at(start & (1 << 64) - 1) for stream in self._noises]
             for row, own in zip(rows, rngs, strict=True):
                 own.standard_normal(dtype=np.float32, out=row)
+            if not may_fail:
+                continue
             rng = rngs[0]
             # faults are drawn after the noise, so that a fault that is switched on does not change the noise
             is_step, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
-            steps.append((1.0 if rng.random() < 0.5 else -1.0) if is_step else 0.0)
-            at = int(rng.integers(0, n)) if loses else 0
-            lost.append((at, min(64, n - at) if loses else 0))
+            if is_step:
+                steps[i] = 1.0 if rng.random() < 0.5 else -1.0
+            if loses:
+                at = int(rng.integers(0, n))
+                lost[i] = (at, min(64, n - at))
         return noise, steps, lost
 
     def _convert(self, analogue: C64) -> C64:

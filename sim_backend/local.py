@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sim_backend.link import HERE, LINKS, Link
+from sim_backend.messages import Reply, Request
 from sim_backend.server import Server, SimWorld, serve
 from testbed.core.config import RadioPlan, Scene
 from testbed.core.world import Turns
@@ -37,51 +38,58 @@ def held(turns: Turns, peer_timeout_s: float) -> Iterator[str]:
 
 
 class _Air:
-    """One World, and the answers that its clients have not fetched."""
+    """One World, whose clients are all in this process. Their requests are calls, and nothing is encoded."""
 
     def __init__(self, turns: Turns, peer_timeout_s: float) -> None:
         self.turns = turns
-        self.lines: dict[bytes, _Line] = {}
-        self._server = Server(self._answer, "virtual", peer_timeout_s)
+        self.server = Server(lambda route, frames: None, "virtual", peer_timeout_s)
+        """All its answers are taken by lines, none is sent."""
 
-    def handle(self, route: bytes, frames: list[bytes]) -> None:
-        self._server.handle(route, frames, self.turns.now_s())
+    def call(self, route: bytes, request: Request, payload: bytes) -> None:
+        self.server.call(route, request, payload, self.turns.now_s())
 
     def settle(self) -> None:
-        self._server.settle(self.turns.now_s())
-
-    def _answer(self, route: bytes, frames: list[Any]) -> None:
-        if (line := self.lines.get(route)) is not None:
-            line.answers.append([bytes(frame) for frame in frames])
+        self.server.settle(self.turns.now_s())
 
 
 class _Line:
-    """One client's connection to the air, with the part of a socket's interface that `Link` uses."""
+    """One client's connection to the air: the part of a socket's and of its context's interface that `Link` uses."""
 
     def __init__(self, air: _Air, route: bytes) -> None:
-        self._air, self._route = air, route
-        self.answers: deque[list[bytes]] = deque()
+        self._air, self._route, self.closed = air, route, False
+        self._answers: deque[list[Any]] = deque()
+        air.server.lines[route] = self._take
 
-    def send(self, frame: bytes) -> None:
-        self._air.handle(self._route, [frame])
+    def _take(self, reply: Reply, payload: Any) -> None:
+        self._answers.append([reply] if payload is None else [reply, payload.tobytes()])
 
-    def send_multipart(self, frames: list[Any]) -> None:
-        self._air.handle(self._route, [bytes(frame) for frame in frames])
+    def send(self, request: Request) -> None:
+        self._air.call(self._route, request, b"")
+
+    def send_multipart(self, parts: list[Any]) -> None:
+        self._air.call(self._route, parts[0], bytes(parts[1]) if len(parts) > 1 else b"")
 
     def poll(self, within_ms: float) -> bool:
         """Return whether an answer has arrived; if there is none yet, the other nodes have a turn first."""
-        if not self.answers:
+        if not self._answers:
             self._air.settle()
-        if not self.answers:
+        if not self._answers:
             self._air.turns.give_way()
-        return bool(self.answers)
+        return bool(self._answers)
 
-    def recv_multipart(self) -> list[bytes]:
-        return self.answers.popleft()
+    def recv_multipart(self) -> list[Any]:
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        self.closed = True
+        self._air.server.lines.pop(self._route, None)
 
 
 class _LocalLink(Link):
     """A link to an air in this process. It has only one line, because there are no other threads."""
+
+    _pack = staticmethod(lambda request: request)
+    _unpack = staticmethod(lambda reply: reply)
 
     def __init__(self, name: str, endpoint: str, air: _Air) -> None:
         self._air = air
@@ -89,26 +97,13 @@ class _LocalLink(Link):
         self._now_s = air.turns.now_s
 
     def _new_context(self) -> Any:
-        return _Lines(self._air, f"{self._name}/{next(_numbers)}".encode())
+        return _Line(self._air, f"{self._name}/{next(_numbers)}".encode())
 
     def _new_socket(self) -> Any:
-        return self._context.line
+        return self._context
 
     def _end(self, linger_ms: int) -> None:
         self._context.close()
-
-
-class _Lines:
-    """Stands in for the context of a link's sockets."""
-
-    def __init__(self, air: _Air, route: bytes) -> None:
-        self._air, self._route = air, route
-        self.line = air.lines[route] = _Line(air, route)
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
-        self._air.lines.pop(self._route, None)
 
 
 @contextmanager

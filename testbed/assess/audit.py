@@ -11,7 +11,7 @@ run's own chain, and counts only where it equals the recorded one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log2
 from typing import Any
@@ -63,12 +63,17 @@ class Unaudited:
 
 
 Outcome = Audited | Unaudited
+Tell = Callable[[float, str], None]
 
 
-def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = True) -> list[Outcome]:
+def audit(
+    run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = True,
+    tell: Tell = lambda share, what: None,
+) -> list[Outcome]:  # fmt: skip
     """Return the findings for every key of a run; `others`: runs of the same lab that Eve is assumed to know in full.
 
-    Raises InputError where the run recorded no CSI.
+    `tell` is called before each key with the finished share (0 to 1) and what is computed. Raises InputError where the
+    run recorded no CSI.
     """
     experiment, alice, bob = _recorded(run)
     chain = KeyChain(experiment.chain, experiment.accounting)
@@ -78,9 +83,9 @@ def audit(run: RecordedRun, others: Sequence[RecordedRun] = (), what_if: bool = 
     again = {b.block: _again(chain, b, alice, bob, experiment.seed) for b in run.blocks if b.rounds}
     elsewhere = [(other.folder.name, chain.features(_recorded(other)[1], "alice")) for other in others]
     out: list[Outcome] = []
-    for block in run.blocks:
-        if not key_bits(block):
-            continue
+    with_key = [block for block in run.blocks if key_bits(block)]
+    for i, block in enumerate(with_key):
+        tell(i / len(with_key), f"the key of block {block.block} is audited ({i + 1} of {len(with_key)})")
         agreed = again.get(block.block)
         if agreed is None or agreed.raw is None or not _same_string(run, block, agreed):
             out.append(

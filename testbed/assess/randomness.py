@@ -122,7 +122,7 @@ def table(assessed: Mapping[str, Any]) -> list[tuple[str, ...]]:
             allowed = floor(len(run) * (1 - least_pass_ratio(len(run), assessed["alpha"])))
             note += f"; up to {allowed} failures are expected by chance"
         ratio = f"{worst['pass_ratio']:.4f}" if worst["sequences"] > 1 else "–"
-        figures = (ratio, f"{worst['p_value']:.6f}", "ok" if ok else "look", note)
+        figures = (ratio, f"{worst['p_value']:.6f}", "ok" if ok else "not ok", note)
         lines.append((test, f"{passed}/{len(run)}", *figures))
     return lines
 

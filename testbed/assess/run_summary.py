@@ -25,9 +25,14 @@ from testbed.core.types import F64, CsiSeries
 from testbed.records.documents import RUN_RESUMED
 from testbed.records.recorded import RecordedRun
 
+Tell = audit.Tell
 
-def summary_of(run: RecordedRun) -> dict[str, Any]:
-    """Return the fields of summary.json for a recorded run, however it ended."""
+
+def summary_of(run: RecordedRun, tell: Tell = lambda share, what: None) -> dict[str, Any]:
+    """Return the fields of summary.json for a recorded run, however it ended.
+
+    `tell` is called with the finished share (0 to 1) and what is computed next; the audit of a key takes seconds.
+    """
     experiment = convert(run.start.experiment, Experiment, "the run's experiment")
     kept = run.rounds.rounds[run.rounds.kept]
     rejected = Counter(str(reason) for reason in run.rounds.reason[~run.rounds.kept])
@@ -68,7 +73,7 @@ def summary_of(run: RecordedRun) -> dict[str, Any]:
         if event.kind == "randomness":
             for test, p in event.data["p_values"].items():
                 p_values.setdefault(test, []).append(p)
-    exposed = _exposed(run)
+    exposed = _exposed(run, tell)
     if isinstance(exposed, str):
         unmeasured["keys_exposed"] = exposed
     out = summarise(
@@ -105,7 +110,7 @@ MOST_AUDITED = 8
 """Largest number of blocks for which keys are audited at the end of a run; for longer runs, use `testbed audit`."""
 
 
-def _exposed(run: RecordedRun) -> int | str:
+def _exposed(run: RecordedRun, tell: Tell) -> int | str:
     """Return how many keys an Eve with the whole record can predict, or why that is not known."""
     keyed = [b for b in run.blocks if audit.key_bits(b)]
     if not keyed or (len(run.blocks) == 1 and run.links):
@@ -113,7 +118,7 @@ def _exposed(run: RecordedRun) -> int | str:
     if len(run.blocks) > MOST_AUDITED:
         return f"the run has {len(run.blocks)} blocks, which `testbed audit {run.folder.name}` audits"
     try:
-        outcomes = audit.audit(run, what_if=False)
+        outcomes = audit.audit(run, what_if=False, tell=tell)
     except InputError:
         return "private mode: the record contains no CSI that an audit could use"
     reasons = sorted({o.reason for o in outcomes if isinstance(o, audit.Unaudited)})
@@ -159,6 +164,7 @@ def _snr_db(run: RecordedRun, kept: np.ndarray) -> tuple[F64, F64] | None:
 
 def _blocks(run: RecordedRun) -> list[BlockFacts]:
     digests = {e.data["block"]: e.data["by_role"] for e in run.events if e.kind == "key_digests"}
+    failures = {e.data["block"]: str(e.data["why"]) for e in run.events if e.kind == "block_failed"}
     alice, bob, eve = (run.node(role) or role for role in ("alice", "bob", "eve"))
     out = []
     for block in run.blocks:
@@ -173,6 +179,7 @@ def _blocks(run: RecordedRun) -> list[BlockFacts]:
                 alice=block.agree.get(alice), bob=block.agree.get(bob), eve=block.eve,
                 alice_key=block.key.get(alice), bob_key=block.key.get(bob), raw=raw,
                 alice_digest=known.get("alice"), bob_digest=known.get("bob"), eve_digest=known.get("eve"),
+                failure=failures.get(block.block),
             )
         )  # fmt: skip
     return out

@@ -18,6 +18,7 @@ from testbed.core.outcomes import AgreeReport, EveReport, EveRow, KeyReport
 from testbed.core.stages import Verdict
 from testbed.core.types import U8
 from testbed.core.words import counted
+from testbed.entropy.judge import TOGETHER
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,8 @@ class BlockFacts:
     bob_digest: str | None = None
     eve_digest: str | None = None
     """Digest of the key that follows from Eve's best guess by amplification; None where she has no guess."""
+    failure: str | None = None
+    """Why the block was given up, as the coordinator recorded it; None where it did not, as in a replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +176,7 @@ def summarise(facts: RunFacts) -> dict[str, Any]:
             )
         ]
         + _key_entries(facts, delivered)
-        + _null_entries(summary, facts)
+        + _null_entries(summary, facts, bool(delivered))
     )
     return summary
 
@@ -291,6 +294,17 @@ def secrecy(reports: Sequence[KeyReport]) -> dict[str, Any] | None:
         "epsilon_log2": judged[0].epsilon_log2,
         "assumptions": list(dict.fromkeys(text for r in judged for text in r.assumptions)),
     }
+
+
+def note_on_eves(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a reader of the table of Eves must know to read it."""
+    note = "Sorted by the key that each Eve leaves, which follows from a limit (at most) and not from her guesses."
+    if any(row["name"] == TOGETHER for row in rows):
+        note += (
+            f" {TOGETHER}: how far she follows each of the others is learnt from other labels than she guesses, so "
+            "that she may guess fewer than one of them."
+        )
+    return note
 
 
 def _rows(blocks: Sequence[Sequence[EveRow]]) -> list[dict[str, Any]]:
@@ -427,6 +441,16 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
     return {"check": verdict.check, "ok": bool(verdict.ok), "detail": verdict.detail}
 
 
+_ADVICE = {
+    "too_few_bits": "fewer than 256 bits are left after quantization and the sacrifice: put more rounds in a block, or "
+    "choose a smaller guard",
+    "error_rate_too_high": "Alice and Bob disagree on a quarter of the bits or more: nothing but noise varies, or the "
+    "SNR is too low for so many bits",
+    "not_decoded": "reconciliation found no codeword: raise the SNR, or choose fewer bits",
+}
+"""Reason why a block gave no key, as its code → what it means, and what helps; docs/troubleshooting.md has all."""
+
+
 def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[str, Any]]:
     """Return entries that say why blocks gave no key, and whether only one side believes that it has a key."""
     entries = []
@@ -438,8 +462,11 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
         failures = [r.failure for r in reports if r is not None and r.failure]
         # the end that failed reports the cause with its figures; the other end reports only that its peer failed
         reason = min(failures, key=lambda failure: failure.startswith(PEER_FAILED), default=None)
+        if reason is None or reason.startswith(PEER_FAILED):
+            reason = block.failure or reason
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
+        reason = f"{reason} ({_ADVICE[reason]})" if reason in _ADVICE else reason
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
         detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())
@@ -475,11 +502,20 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
     return entries
 
 
-def _null_entries(summary: Mapping[str, Any], facts: RunFacts) -> list[dict[str, Any]]:
+_OF_KEYS = ("randomness", "keys_exposed", "eve_keys_recovered")
+"""Fields that cannot be measured where no key was made."""
+
+
+def _null_entries(summary: Mapping[str, Any], facts: RunFacts, has_keys: bool) -> list[dict[str, Any]]:
     values = {**summary, **{f"reconciliation.{k}": v for k, v in summary["reconciliation"].items()}}
+    reasons = _DEFAULT_REASONS if has_keys else {**_DEFAULT_REASONS, **dict.fromkeys(_OF_KEYS, "there is no key")}
+    if any(v.check == "eve_measured" and v.ok for v in facts.health):
+        reasons = {**reasons, "kdr_eve": "no block reached the comparison of raw bits"}
+    if all(b.alice_key is None for b in facts.blocks):
+        reasons = {**reasons, "secrecy": "no block reached the decision on a key's length"}
     out = []
     for name, value in values.items():
         if value is None:
-            reason = facts.unmeasured.get(name) or _DEFAULT_REASONS.get(name, "not measured")
+            reason = facts.unmeasured.get(name) or reasons.get(name, "not measured")
             out.append({"check": f"measured_{name}", "ok": False, "detail": reason})
     return out

@@ -28,6 +28,7 @@ from testbed.core.ledger import Dialogue, PublicMessage, Receive, Send
 from testbed.core.outcomes import EveRow, KeyReport, LengthTerm
 from testbed.core.seeds import derive, generator
 from testbed.core.types import U8, Key
+from testbed.entropy import judge as judging
 from testbed.entropy.facts import Facts
 from testbed.entropy.judge import judge
 from testbed.entropy.length import STEP, AssumedEve, Budget, KeyLength, key_length
@@ -36,6 +37,11 @@ AMPLIFY, CONFIRMED, DELIVERED = "amplify", "confirmed", "delivered"
 ASSUMED_CORRELATION = 0.9
 """Correlation of the assumed Eve where the experiment states none: that of an Eve a little farther away than λ/20. It
 is the same whether an Eve was measured or not, so that a report of hers never lengthens a key."""
+
+
+def load() -> None:
+    """Load what deciding a length needs, which takes some tenths of a second, ahead of it."""
+    judging.load()
 
 
 def assumed_eve(accounting: Accounting) -> AssumedEve:

@@ -14,6 +14,7 @@ from testbed.cli import about, lab, live, papers, results, runs, sweep
 from testbed.cli.app import app
 from testbed.cli.terminal import say
 from testbed.core.errors import InputError, TestbedError
+from testbed.core.gate import printable
 
 # Depending on its version, typer has its own copy of click or uses the installed one; this is its UsageError in both.
 _UsageError: Any = typer.BadParameter.__base__
@@ -26,6 +27,21 @@ _LONGEST_LINE = 4000
 def _line(exc: Exception) -> str:
     text = f"testbed: {exc}"
     return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+
+
+def _wrong_number(exc: Any) -> str | None:
+    """Return what is wrong with a number in the command line, where, and what is accepted; None for other mistakes.
+
+    Newer versions of typer read numbers by pydantic, whose words leave out what was given.
+    """
+    errors, param = getattr(exc.__cause__, "errors", None), getattr(exc, "param", None)
+    kind = getattr(param.get_runtime_param(), "annotation", None) if hasattr(param, "get_runtime_param") else None
+    if errors is None or param is None or kind not in (int, float):
+        return None
+    low, high = (None if x is None else str(int(x) if x == int(x) else x) for x in (param.min, param.max))
+    limits = ("" if low is None else f" from {low}") + ("" if high is None else f" to {high}")
+    accepted = ("a whole number" if kind is int else "a number") + limits
+    return f"{param.opts[-1]}: {printable(str(errors()[0]['input']), 80)!r} given; accepted: {accepted}"
 
 
 def main() -> None:
@@ -47,7 +63,7 @@ def main() -> None:
         status = 130
     except _UsageError as exc:
         command = exc.ctx.command_path if getattr(exc, "ctx", None) else "testbed"
-        said = exc.format_message()
+        said = _wrong_number(exc) or exc.format_message()
         say(said if "\n" in said else f"testbed: {said} (see `{command} --help`)")  # no command: the help
         status = 2
     except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -14,9 +15,10 @@ from testbed import config
 from testbed.cli.app import JsonOption, QuietOption, app
 from testbed.cli.terminal import Steps, print_json, say
 from testbed.config import describe
-from testbed.core import logs
+from testbed.core import folders, logs
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
+from testbed.core.words import counted, did_you_mean
 
 
 @app.command()
@@ -34,7 +36,9 @@ def bench(
         typer.Option(help="Folder for the runs of soak and kills, which is kept; default: a temporary one."),
     ] = None,
     quiet: QuietOption = False,
-    as_json: JsonOption = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON list on standard output, nothing else: an object a figure.")
+    ] = False,
 ) -> None:
     """Measure performance, each figure compared with a peer measured in the same run.
 
@@ -68,19 +72,23 @@ def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out
         if out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-")))
         else:
+            folders.make(out)
             folder = out.resolve()
-            folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise InputError(f"--out {out}: accepted: a new folder, or an empty one")
+        began_s = time.monotonic()
         found = endure(name, folder, amount, seed, minutes, say)
+        took_s = time.monotonic() - began_s
+    held = "every invariant held" if found.ok else counted(len(found.findings), "finding")
     if as_json:
-        print_json(found)
+        row: dict[str, Any] = {"name": name, "ours_s": took_s, "peer": None, "peer_s": None, "ratio": None}
+        print_json([{**row, "note": held, "figures": found.figures, "findings": found.findings}])
     else:
         for key, value in found.figures.items():
             print(f"{key}: {value}")
         for finding in found.findings:
             print(f"violated: {finding.invariant}: {finding.detail}")
-        print("every invariant held" if found.ok else f"{len(found.findings)} findings")
+        print(held)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -126,7 +134,7 @@ def list_named(
             lost = {p.name for p in broken if p.kind == key}
             print(f"{key}: {', '.join(n for n in registry.names(key) if n not in lost)}")
     elif kind not in registry.KINDS:
-        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+        raise InputError(_no_kind(kind))
     elif name is not None:
         broken = []
         _describe(kind, name, registry.find(kind, name))
@@ -138,6 +146,12 @@ def list_named(
         say(f"testbed: {problem}")
 
 
+def _no_kind(kind: str) -> str:
+    from testbed.core import registry
+
+    return f"no kind is called {kind!r}{did_you_mean(kind, registry.KINDS)}; accepted: {', '.join(registry.KINDS)}"
+
+
 def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
     """Return what `testbed list` prints as plain data: names by kind, or the options of each thing of one kind."""
     from testbed.core import registry
@@ -146,7 +160,7 @@ def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
         files = {title: list(config.bundled(f)) for title, f in (("experiments", Experiment), ("labs", Lab))}
         return files | {key: registry.names(key) for key in registry.KINDS}
     if kind not in registry.KINDS:
-        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+        raise InputError(_no_kind(kind))
     things = registry.usable(kind) if name is None else {name: registry.find(kind, name)}
     structs = {key: describe.options_type(thing) for key, thing in things.items()}
     return {

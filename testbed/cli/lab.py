@@ -35,8 +35,8 @@ def doctor(
         "check that the devices accept its settings.",
                      metavar="EXPERIMENT"),
     ] = None,
-    carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, help="Measure at this carrier.")] = None,  # noqa: UP045
-    rate_hz: Annotated[Optional[float], typer.Option(min=1e3, help="Measure at this sample rate.")] = None,  # noqa: UP045
+    carrier_hz: Annotated[Optional[float], typer.Option(min=1e6, max=1e12, help="Measure at this carrier.")] = None,  # noqa: UP045
+    rate_hz: Annotated[Optional[float], typer.Option(min=1e3, max=1e12, help="Measure at this sample rate.")] = None,  # noqa: UP045
     repeats: Annotated[int, typer.Option(min=4, max=1000, help="Frames sent on each link.")] = 8,
     cable: Annotated[
         bool,
@@ -62,10 +62,9 @@ def doctor(
         if name not in place.node:
             raise InputError(f"{lab}: no table [node.{name}]; accepted: {', '.join(place.node)}")
     plan = None if experiment is None else config.load_experiment(experiment)
-    changes = {"carrier_hz": carrier_hz, "sample_rate_hz": rate_hz}
-    radio = msgspec.structs.replace(
-        RadioPlan() if plan is None else plan.radio, **{k: v for k, v in changes.items() if v is not None}
-    )
+    changes = {k: v for k, v in (("carrier_hz", carrier_hz), ("sample_rate_hz", rate_hz)) if v is not None}
+    usual = RadioPlan() if plan is None else plan.radio
+    radio = config.convert(msgspec.to_builtins(usual) | changes, RadioPlan, "--carrier-hz, --rate-hz")
 
     def tell(found: examining.Finding) -> None:
         if quiet and found.ok:

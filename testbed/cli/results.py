@@ -66,8 +66,9 @@ def replay(
     if out is not None:
         from testbed.report import html
 
-        aside(quiet)("writing the report")
-        page = html.make(out)
+        with Steps(quiet) as steps:
+            steps.tell(None, "writing the report")
+            page = html.make(out)
     if as_json:
         print_json(summary)
     else:
@@ -98,7 +99,7 @@ def _show_replay(summary: dict[str, Any], page: Path | None) -> None:
     for caveat in summary["caveats"]:
         out.print(plain(f"note: {caveat}"), highlight=False)
     for entry in summary["health"]:
-        mark = "ok  " if entry["ok"] else "look"
+        mark = "ok    " if entry["ok"] else "not ok"
         out.print(plain(f"{mark} {entry['check']}: {entry['detail']}"), highlight=False)
     if page is not None:
         out.print(f"report: {plain(page)}", soft_wrap=True)
@@ -125,10 +126,10 @@ def report(
     from testbed.records import writer
     from testbed.report import html, paper
 
-    writer.recover(folder, run_summary.summary_of)
-    if not quiet:
-        say("writing the report and its figures")
-    path = html.make(folder, baseline, figures=True)
+    with Steps(quiet) as steps:
+        writer.recover(folder, lambda run: run_summary.summary_of(run, steps.tell))
+        steps.tell(None, "writing the report and its figures")
+        path = html.make(folder, baseline, figures=True)
     if as_json:
         print_json({"report": str(path), "figures": str(path.parent / paper.FOLDER)})
     else:
@@ -156,8 +157,11 @@ def audit(
     with Steps(quiet) as steps:
         loaded = [reader.load(path) for path in runs]
         for i, run in enumerate(loaded):
-            steps.tell(i / len(loaded), f"{runs[i].name} is being audited")
-            found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :]))
+
+            def tell(share: float, what: str, i: int = i) -> None:
+                steps.tell((i + share) / len(loaded), f"{runs[i].name}: {what}")
+
+            found += auditing.table(auditing.audit(run, loaded[:i] + loaded[i + 1 :], tell=tell))
     exposed = sum(row.get("exposed", False) for row in found)
     if as_json:
         print_json({"keys_exposed": exposed, "keys": found})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -11,7 +10,7 @@ import typer
 
 from testbed import config
 from testbed.cli.app import InProcessOption, JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
-from testbed.cli.terminal import Ahead, ProgressBar, aside, conclude, print_json, say
+from testbed.cli.terminal import Ahead, ProgressBar, aside, conclude, on_signals, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
 
@@ -258,7 +257,7 @@ def sim(
     Example: testbed sim --lab wire, then iio_info -u URI
     """
     logs.configure(verbose)
-    from testbed.core import registry
+    from testbed.core import memory, registry
     from testbed.lab import processes, supervision
 
     place = config.load_lab(lab)
@@ -274,38 +273,62 @@ def sim(
     # A run or the doctor that starts this process looks for missing keys itself, so here only those that are on this
     # machine are required.
     identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
-    with processes.emulators(place, lab, driver, scene) as ready:
+    with processes.emulators(place, lab, driver, scene) as ready, memory.collected_seldom():
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 
 
 def page_asked(server: Coordinator, kind: str) -> None:
     """Do what the live page requests; stop and halt work in the same way as Ctrl-C."""
-    say(f"{kind}: requested on the live page")
     if kind in ("pause", "unpause"):
+        say(f"{kind}: requested on the live page")
         server.ask_pause(kind == "pause")
         return
-    server.interrupted = True
+    say(f"{kind}: requested on the live page: {_is_done_now(kind, server.state.phase).split(' (')[0]}")
     server.ask_stop(kind)  # type: ignore[arg-type]
 
 
+_ENDS_BEFORE = "the run ends before its first round"
+_ENDS, _OVER = "the run has ended, and its nodes stop", "the run is over, and its record is being closed"
+_AGAIN = " (Ctrl-C again {})"
+_HALTS = _AGAIN.format("halts the transmitters")
+_WORDS = {
+    "stop": {
+        "joining": _ENDS_BEFORE,
+        "configuring": _ENDS_BEFORE,
+        "probing": "finishing the rounds on the air, and a block of those that are in none"
+        + _AGAIN.format("drops both"),
+        "distilling": "finishing the block that is being distilled" + _AGAIN.format("drops it"),
+        "finishing": _ENDS,
+        "over": _OVER,
+    },
+    "abort": {
+        "joining": _ENDS_BEFORE + _HALTS,
+        "configuring": _ENDS_BEFORE + _HALTS,
+        "probing": "dropping the rounds on the air" + _HALTS,
+        "distilling": "dropping the block" + _HALTS,
+        "finishing": _ENDS + _HALTS,
+        "over": _OVER,
+    },
+}
+"""Kind of request for the end → phase in which it comes → what is done."""
+
+
+def _is_done_now(kind: str, phase: str) -> str:
+    if kind == "halt" and phase != "over":
+        return "halting all transmitters"
+    return _WORDS["abort" if kind == "halt" else kind][phase]
+
+
 def stop_on_signals(server: Coordinator, crew: Crew | None) -> None:
-    """Handle Ctrl-C: the first one finishes the round, the second drops it, the third silences all transmitters."""
+    """Handle Ctrl-C: the first one finishes what is under way, the second drops it, the third silences all
+    transmitters."""
     kinds = iter(("stop", "abort", "halt"))
 
     def ask(*_: object) -> None:
         kind = next(kinds, None)
         if kind is None:
             return
-        server.interrupted = True
-        say(
-            {
-                "stop": "finishing the round (Ctrl-C again drops it)",
-                "abort": "dropping the round (Ctrl-C again halts the transmitters)",
-                "halt": "halt",
-            }[kind]
-        )
+        say(_is_done_now(kind, server.state.phase))
         server.ask_stop(kind)  # type: ignore[arg-type]
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGHUP, ask)  # sent when the terminal is closed
+    on_signals(ask)

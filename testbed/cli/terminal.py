@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import sys
 import threading
 import time
@@ -68,10 +69,13 @@ class Steps:
     As a context manager it also reports, from a thread of its own, how long a step has taken that is not over yet.
     """
 
-    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
-        self._quiet, self._clock = quiet, clock
+    def __init__(
+        self, quiet: bool = False, clock: Callable[[], float] = time.monotonic, patience_s: float = PATIENCE_S
+    ) -> None:
+        """`patience_s`: seconds before the first report."""
+        self._quiet, self._clock, self._patience_s = quiet, clock, patience_s
         self._began_s = self._said_s = clock()
-        self._told: tuple[float, str] | None = None
+        self._told: tuple[float | None, str] | None = None
         self._over = threading.Event()
         self._ticking: threading.Thread | None = None
 
@@ -93,33 +97,41 @@ class Steps:
     def look(self) -> None:
         """Report the present step if nothing has been reported for long."""
         now_s = self._clock()
-        patience_s = PATIENCE_S if self._said_s == self._began_s else REPEAT_S
+        patience_s = self._patience_s if self._said_s == self._began_s else REPEAT_S
         if self._told is not None and now_s >= self._said_s + patience_s:
             self._said_s = now_s
             share, what = self._told
-            say(f"{share:4.0%} {what} … {duration(now_s - self._began_s)} so far")
+            say(f"{_percent(share)}{what} … {duration(now_s - self._began_s)} so far")
 
-    def tell(self, share: float, what: str) -> None:
-        """Report that `share` (0 to 1) is done and what comes next."""
+    def tell(self, share: float | None, what: str) -> None:
+        """Report that `share` (0 to 1; None: it is not known) is done and what comes next."""
         self._told = share, what
         now_s = self._clock()
-        if self._quiet or now_s < self._said_s + PATIENCE_S:
+        if self._quiet or now_s < self._said_s + self._patience_s:
             return
         self._said_s = now_s
-        left = f", {duration((now_s - self._began_s) * (1 / share - 1))} left" if 0 < share < 1 else ""
-        say(f"{share:4.0%} {what}{left}")
+        left = f", {duration((now_s - self._began_s) * (1 / share - 1))} left" if share and share < 1 else ""
+        say(f"{_percent(share)}{what}{left}")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:4.0%} "
 
 
 class ProgressBar:
-    """Shows rounds, rounds/s, SNR and key bits as a bar on a terminal and otherwise as a plain line every few seconds;
-    with `quiet`, it shows nothing."""
+    """Shows rounds, rounds/s, SNR and key bits as a bar on a terminal and otherwise as plain lines: every 200 rounds,
+    with every new key, and in between how long a block is being distilled or the record is being closed; with `quiet`,
+    it shows nothing."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock = quiet, clock
         self._bar: Any = None
         self._task: Any = None
         self._plain_at = 0
+        self._bits = 0
         self._phase = ""
+        self._steps = Steps(quiet=True)
+        """Of what is done while no round is counted."""
 
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty() and not self._quiet:
@@ -141,6 +153,7 @@ class ProgressBar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._steps.__exit__()
         if self._bar is not None:
             self._bar.stop()
 
@@ -148,22 +161,40 @@ class ProgressBar:
         if self._quiet:
             return
         snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not report it
-        figures = f"{p.rounds_per_s:5.0f} rounds/s  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
+        rate = f"{p.rounds_per_s:5.0f}" if p.rounds_per_s > 0 else "    –"
+        figures = f"{rate} rounds/s on average  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"
         if p.message is not None:
             if self._bar is not None:
                 self._bar.console.print(plain(p.message))
             else:
                 say(p.message)
         if self._bar is not None:
-            self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=figures)
+            self._bar.update(self._task, completed=p.round, total=p.rounds, phase=p.phase, figures=p.what or figures)
             return
-        if p.phase == "distilling" and self._phase != p.phase:  # takes seconds to minutes, in which no round is counted
-            say(f"{p.round}/{p.rounds} rounds  distilling a block")
-        self._phase = p.phase
-        if p.round >= self._plain_at + 200 or (p.round == p.rounds and self._plain_at < p.rounds):
-            self._plain_at = p.round
-            left = f"  {duration((p.rounds - p.round) / p.rounds_per_s)} left" if p.rounds_per_s > 0 else ""
+        if p.phase != self._phase:
+            self._enter(p)
+        if p.what:
+            self._steps.tell(p.share, p.what)
+        is_due = p.round >= self._plain_at + 200 or p.round == p.rounds != self._plain_at
+        self._plain_at = p.round if is_due else self._plain_at
+        if is_due or p.key_bits != self._bits:
+            self._bits = p.key_bits
+            left_s = (p.rounds - p.round) / p.rounds_per_s if p.rounds_per_s > 0 else 0.0
+            left = f"  {duration(left_s)} left" if left_s > 0 else ""
             say(f"{p.round}/{p.rounds} rounds{left}  {figures}")
+
+    def _enter(self, p: Progress) -> None:
+        """Begin to watch the time of a phase in which no round is counted."""
+        self._phase = p.phase
+        self._steps.__exit__()
+        self._steps = Steps(quiet=True)
+        if p.phase == "distilling":  # takes seconds to minutes
+            self._steps = Steps(clock=self._clock, patience_s=REPEAT_S)
+            self._steps.tell(None, "distilling a block")
+            say(f"{p.round}/{p.rounds} rounds  distilling a block")
+        elif p.phase == "over":
+            self._steps = Steps(clock=self._clock)
+        self._steps.__enter__()
 
 
 class Ahead:
@@ -198,14 +229,22 @@ class Ahead:
             self._thread.join()
 
 
-def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
-    """Write the report, print the outcome, and exit with the status that belongs to it."""
-    if not quiet:
-        say("writing the report")
-    from testbed.report import html
+def on_signals(handler: Callable[..., Any]) -> None:
+    """Have `handler` called on Ctrl-C, on SIGTERM and where the terminal is closed, unless that is ignored, as under
+    nohup."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
 
+
+def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
+    """Write the report, print the outcome, and exit with the status that belongs to it.
+
+    The record is complete by now: from here on, Ctrl-C leaves out the report, and the outcome is printed all the same.
+    """
     began_s = time.monotonic()
-    path = html.make(outcome.folder, children=Children(usable_cores()) if are_safe() else None)
+    path = _report(outcome.folder, quiet)
     report_s = time.monotonic() - began_s
     if as_json:
         print_json(outcome.summary)
@@ -213,13 +252,29 @@ def conclude(outcome: Any, as_json: bool, quiet: bool = False) -> None:
         _show(outcome, path, report_s)
     sys.stdout.flush()  # so that the reason is the last line, also where both streams go to one file
     if outcome.status == "failed":
-        say(f"run failed: {printable(outcome.detail, 2000)}; report: {path}")
+        say(f"run failed: {printable(outcome.detail, 2000)}; report: {path or 'none'}")
         raise typer.Exit(1)
-    if outcome.status == "stopped":
+    if path is None:
+        say(f"the run is complete, its report is not: `testbed report {outcome.folder}` makes it")
+    if outcome.status == "stopped" or path is None:
         raise typer.Exit(130)
     if outcome.summary.get("keys_mismatched"):
         say("run failed: verified keys differ")
         raise typer.Exit(1)
+
+
+def _report(folder: Path, quiet: bool) -> Path | None:
+    """Write a run's report; None where Ctrl-C leaves it out."""
+    aside(quiet)("writing the report (Ctrl-C leaves it out)")
+    from testbed.report import html
+
+    on_signals(signal.default_int_handler)
+    try:
+        with Steps(quiet, patience_s=REPEAT_S) as steps:
+            steps.tell(None, "writing the report")
+            return html.make(folder, children=Children(usable_cores()) if are_safe() else None)
+    except KeyboardInterrupt:
+        return None
 
 
 def training_line(told: dict[str, Any]) -> str:
@@ -235,24 +290,31 @@ MOST_EVES = 6
 def _eves(secrecy: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    from testbed.assess.summary import note_on_eves
+
+    shown = secrecy["eves"][:MOST_EVES]
     table = Table(title="who could know this key (the most able Eve first; the report lists all)", title_justify="left")
-    for heading in ("Eve", "she knows", "guesses", "key left"):
-        table.add_column(heading, justify="right" if heading in ("guesses", "key left") else "left")
-    for row in secrecy["eves"][:MOST_EVES]:
-        guess = row["guess_probability"]
+    table.caption, table.caption_justify = note_on_eves(shown), "left"
+    for heading in ("Eve", "she knows"):
+        table.add_column(heading)
+    for heading in ("guesses", "at most", "key left"):
+        table.add_column(heading, justify="right")
+    for row in shown:
+        guess, limit = row["guess_probability"], row["upper_bound"]
         table.add_row(
             plain(row["name"]),
             plain(row["knows"]),
             "assumed" if guess is None else f"{guess:.1%}",
+            "–" if limit is None else f"{limit:.1%}",
             str(row["key_bits"]),
         )
     table.add_section()
     for row in secrecy["sensitivity"]:
-        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", str(row["key_bits"]))
+        table.add_row(plain(row["name"]), plain(row["knows"]), "what if", "", str(row["key_bits"]))
     return table
 
 
-def _show(outcome: Any, report_path: Path, report_s: float) -> None:
+def _show(outcome: Any, report_path: Path | None, report_s: float) -> None:
     from rich.table import Table
 
     s = outcome.summary
@@ -268,7 +330,7 @@ def _show(outcome: Any, report_path: Path, report_s: float) -> None:
     )
     out.print(
         f"rounds {s['rounds']}, pairs kept {s['pairs_kept']}, rejected: {rejected}, "
-        f"{figure(s['rounds_per_s'], '.0f')} rounds/s"
+        f"{figure(s['rounds_per_s'], '.0f')} rounds/s on average"
     )
     out.print(
         f"raw bits {s['raw_bits']}, disagreement Alice–Bob {figure(s['kdr_raw'], '.3f')}, "
@@ -288,11 +350,12 @@ def _show(outcome: Any, report_path: Path, report_s: float) -> None:
         out.print(_eves(s["secrecy"]))
     table = Table(title="health", title_justify="left", show_header=False)
     for entry in s["health"]:
-        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]look[/yellow]"
+        mark = "[green]ok[/green]" if entry["ok"] else "[yellow]not ok[/yellow]"
         table.add_row(mark, plain(entry["check"]), plain(entry["detail"]))
     out.print(table)
     out.print(f"time: {_spans(s.get('pace') or {}, report_s)}", highlight=False)
-    out.print(f"report: {plain(report_path)}", soft_wrap=True)
+    if report_path is not None:
+        out.print(f"report: {plain(report_path)}", soft_wrap=True)
 
 
 def _spans(pace: Mapping[str, Any], report_s: float) -> str:

@@ -6,6 +6,7 @@ table and key and says what is accepted. No number may be inf or nan, because re
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tomllib
@@ -29,6 +30,7 @@ MAX_DEPTH = 32
 """Most tables and lists inside one another in such a file."""
 MAX_KEY = 200
 """Longest key in such a file, which an error may show."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 _PIECE = r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[A-Za-z0-9_-]++)"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PIECE}(?:[ \t]*+\.[ \t]*+{_PIECE}){{{MAX_DEPTH}}}")
@@ -99,7 +101,10 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes, accepted up to {MAX_BYTES}")
-        text = read_whole(path, MAX_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
+        content = read_whole(path, MAX_BYTES)
+        if content.startswith(_UTF16) or b"\0" in content:
+            raise InputError(f"{path}: not UTF-8 text, perhaps UTF-16; accepted: UTF-8: save it as UTF-8")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
         if _LONG_KEY.search(text):
             raise ValueError(_TOO_DEEP)
         raw = tomllib.loads(text)
@@ -108,7 +113,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}") from exc
+        raise InputError(f"{path}: not UTF-8 text at byte {exc.start}; accepted: UTF-8: save it as UTF-8") from exc
     except (ValueError, RecursionError) as exc:  # ValueError also for dates and numbers that Python does not have
         raise InputError(f"{path}: not TOML: {printable(str(exc) or type(exc).__name__)}") from exc
 
@@ -145,9 +150,17 @@ def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
 
 
 def state_root() -> Path:
-    """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder."""
+    """Return the folder for identities and key stores: $TESTBED_STATE, or the user's state folder.
+
+    Raises InputError where the variable names a file.
+    """
     # An empty variable counts as unset, as in the XDG specification; otherwise keys would be stored in the current
     # folder by accident.
     if chosen := os.environ.get("TESTBED_STATE"):
-        return Path(chosen).expanduser()
+        folder = Path(chosen).expanduser()
+        if folder.is_file():
+            raise InputError(
+                f"variable TESTBED_STATE: {chosen} is a file; accepted: a folder, or the name of a new one"
+            )
+        return folder
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ris-skg-testbed"

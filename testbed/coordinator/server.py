@@ -75,9 +75,14 @@ class Progress:
     rounds: int
     kept: int
     rounds_per_s: float
+    """Mean since the nodes were ready, blocks included, as in the summary; of a resumed run, its present process's."""
     snr_db: float
     key_bits: int
     message: str | None = None
+    share: float = 0.0
+    """Finished share (0 to 1) of what is done once the last round and block are over …"""
+    what: str = ""
+    """… in words; '' before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +133,6 @@ class Coordinator:
             raise
         self._hub.run = self.run_name
         self.port = self._hub.port
-        self.interrupted = False
-        """A person asked for the end (exit status 130)."""
         self.on_round: Callable[[int], None] = lambda _: None
         """Called after every round, with the number of rounds that are over."""
         self.way_to_discussion: Callable[[str, str], str] = lambda node, endpoint: endpoint
@@ -138,7 +141,7 @@ class Coordinator:
         """Of full disks and the time of day; the other clock stands still if all nodes share this process."""
         self.disks = Disks(folder, state_root(), self._wall)
         self._asked: list[e.StopAsked | e.PauseAsked] = []
-        self._is_told_to_end = False
+        self.is_told_to_end = False
         """A person has asked for the end, in whatever way."""
         self._kept: deque[Any] = deque()
         """Messages that were read while the disk was full."""
@@ -181,7 +184,7 @@ class Coordinator:
     def ask_stop(self, kind: e.FinishKind) -> None:
         """Ask for the end of the run, from a signal handler or a thread: "stop" finishes the trains under way, "abort"
         drops them, "halt" silences all transmitters at once."""
-        self._is_told_to_end = True
+        self.is_told_to_end = True
         self._asked.append(e.StopAsked(kind))
 
     def ask_pause(self, paused: bool) -> None:
@@ -223,7 +226,9 @@ class Coordinator:
             status = _EXIT_STATUS[over.status]
             stop = documents.stop(status, None if status == "ok" else over.detail)
             writer.flush()
-            summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop))
+            self._show_closing(0.0, "the record is read for the summary")
+            summary = run_summary.summary_of(replace(reader.load(self.folder), stop=stop), self._show_closing)
+            self._show_closing(1.0, "the record is being closed")
             writer.close(stop, summary)
         return Outcome(over.status, over.detail, self.folder, summary)
 
@@ -333,7 +338,7 @@ class Coordinator:
         if lack is not None and not self._may_pause:
             return
         if lack is not None and not self._wait_for_space():
-            if not self._is_told_to_end:
+            if not self.is_told_to_end:
                 self._take(e.DiskLow(f"{lack}: the run was paused for {self.disks.full_for_s:.0f} s"))
             return
         if self.disks.is_full:
@@ -343,7 +348,7 @@ class Coordinator:
 
     @property
     def _may_pause(self) -> bool:
-        return not (self._is_told_to_end or self.is_ending)
+        return not (self.is_told_to_end or self.is_ending)
 
     def _wait_for_space(self) -> bool:
         """Pause the run until there is space; False where none came in time, or a person asks for the end.
@@ -523,13 +528,17 @@ class Coordinator:
     def _run_over(self, x: e.RunOver) -> None:
         self._over = x
 
-    def _show_progress(self, message: str | None = None) -> None:
+    def _show_closing(self, share: float, what: str) -> None:
+        self._show_progress(share=share, what=what)
+
+    def _show_progress(self, message: str | None = None, share: float = 0.0, what: str = "") -> None:
         st = self.state
         elapsed_s = time.monotonic() - self._began_s if self._began_s else 0.0
         before = 0 if self._past is None else self._past.next_round
         probed, kept = st.probed - len(self._untold), st.kept - sum(x.kept for x in self._untold)
         rate = (probed - before) / elapsed_s if elapsed_s > 0 else 0.0
-        self._progress(Progress(st.phase, probed, self.experiment.rounds, kept, rate, st.snr_db, st.key_bits, message))
+        rounds, snr_db, bits = self.experiment.rounds, st.snr_db, st.key_bits
+        self._progress(Progress(st.phase, probed, rounds, kept, rate, snr_db, bits, message, share, what))
 
 
 def _in_words(kind: str, detail: dict[str, Any]) -> str:

@@ -89,6 +89,8 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
 }
 """Phase → the phases that may follow → why."""
 
+_WORSE = (("finished", "failed"), ("stopped", "failed"), ("stopped", "stopped"))
+"""(outcome, what happens while the nodes stop) → the latter becomes the outcome."""
 _PHASE = "the end of the phase"
 
 
@@ -679,7 +681,12 @@ class CoordinatorState(Deadlines):
     @property
     def _is_done(self) -> bool:
         """Whether no further round will be begun."""
-        return self.rounds.next >= self.experiment.rounds or self._stop_asked or self.surface.search_is_done
+        return self._stop_asked or self._has_begun_all
+
+    @property
+    def _has_begun_all(self) -> bool:
+        """Whether every round of the experiment was begun, or its search needs no more."""
+        return self.rounds.next >= self.experiment.rounds or self.surface.search_is_done
 
     @property
     def _block_is_filled(self) -> bool:
@@ -715,12 +722,16 @@ class CoordinatorState(Deadlines):
         return self._is_done and self._rounds_pause() and not self._an_end_may_still_be_told()
 
     def _an_end_may_still_be_told(self) -> bool:
+        return not self._stop_asked and self._an_end_is_away
+
+    @property
+    def _an_end_is_away(self) -> bool:
         """Whether an end that may alone have a key is away, and its time to come back is not over."""
         away = (self.roster.nodes[name] for name in self.blocks.untold)
-        return not self._stop_asked and any(not node.is_overdue_to_return for node in away)
+        return any(not node.is_overdue_to_return for node in away)
 
     def _end_as_planned(self) -> list[Effect]:
-        if self._stop_asked:
+        if self._stop_asked and (not self._has_begun_all or self._an_end_is_away):  # else the stop came too late
             return [*self._finish("stopped", counted(self.probed, "round"), "stop")]
         if self.kept == 0:
             return [*self._finish("failed", self.tally.why_nothing_was_kept(), "stop")]
@@ -935,8 +946,9 @@ class CoordinatorState(Deadlines):
         out += self.blocks.give_up(detail)
         if self.tally.pending:
             out.append(Note("rounds_unused", {"rounds": self.tally.pending}))
-        # Further failures while a failed run stops are consequences of the first one, which is the one to report.
-        if self._outcome is None or self._outcome.status != "failed":
+        # Further failures while a failed run stops are consequences of the first one, which is the one to report. A
+        # finished run has nothing left that a stop could cut short.
+        if self._outcome is None or (self._outcome.status, status) in _WORSE:
             self._outcome = RunOver(status, detail)
         self._phases.enter("finishing")
         self.set_deadline(_PHASE, STOPPING_S)

@@ -1,10 +1,31 @@
-"""Returns memory that was freed to the operating system."""
+"""When memory is collected, and returned to the operating system."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+from collections.abc import Iterator
+
+_SELDOM = 10_000
+"""Number of new objects after which Python looks for unreachable ones; its default is 700."""
+
+
+@contextlib.contextmanager
+def collected_seldom() -> Iterator[None]:
+    """Have Python look less often for objects that are unreachable, and not among those that exist already.
+
+    A round makes hundreds of small objects, most of which are freed without any search. With Python's defaults, the
+    search takes a twentieth of the processor time of a round. Afterwards, all is as it was before.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(_SELDOM, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def give_back() -> None:

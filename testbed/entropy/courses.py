@@ -6,7 +6,9 @@ from pieces of the block that agree at one shift, or from the assumption that co
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,20 +25,40 @@ _STARTS = 2
 _CLOSE = 0.3
 """Assumed standard deviation of a column from the reference's channel of the same number, at the start."""
 _MOST_NATS, _UNKNOWN_NATS = 12.0, 6.0
+_BY_EIGHTS = 8
+"""Number of values from which on numpy adds eight sums in parallel."""
 _CHANGE_NATS = 9.0
 """Penalty of a change of shift in nats: about the logarithm of the number of possible changes at each probe."""
 
 
-def piecewise(facts: Facts, reference: Reference, z: F64) -> Match | None:
-    """Return the reference along the likeliest sequence of shifts; None with fewer than 2 candidates."""
-    key = ("piecewise", reference.name)
-    if key not in facts.view:
-        facts.view[key] = _along_a_course(facts, reference, z)
-    found: Match | None = facts.view[key]
-    return found
+_Search = Generator[F32, I64, "Match | None"]
+"""Yields the log-likelihoods (start, probe, candidate) of which it needs the likeliest sequences, (start, probe)."""
 
 
-def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
+def piecewise(facts: Facts, references: Sequence[Reference], z: F64) -> list[Match | None]:
+    """Return each reference along the likeliest sequence of shifts; None for one with fewer than 2 candidates."""
+    new = [r for r in references if ("piecewise", r.name) not in facts.view]
+    for reference, found in zip(new, _in_step([_along_a_course(facts, r, z) for r in new]), strict=True):
+        facts.view["piecewise", reference.name] = found
+    return [facts.view["piecewise", r.name] for r in references]
+
+
+def _in_step(searches: Sequence[_Search]) -> list[Match | None]:
+    """Return what each search finds; the sequences that they need at a time are computed together."""
+    out: list[Match | None] = [None] * len(searches)
+    answers: dict[int, Any] = dict.fromkeys(range(len(searches)))
+    while answers:
+        asked = {}
+        for i, answer in answers.items():
+            try:
+                asked[i] = searches[i].send(answer)
+            except StopIteration as over:
+                out[i] = over.value
+        answers = dict(zip(asked, courses(list(asked.values())), strict=True))
+    return out
+
+
+def _along_a_course(facts: Facts, reference: Reference, z: F64) -> _Search:
     known = known_candidates(facts, reference, z)
     if not known.change:
         return None
@@ -49,10 +71,10 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> Match | None:
     groups = [g for g in reference.groups or (slice(0, narrow.shape[2]),) if g.stop - g.start == z.shape[1]]
     likely = [choice.as_they_stand(choice.series[:, :, group]) for group in groups[:_MOST_GROUPS]]
     likely += [choice.from_anchor(a, known.shifts) for a in known.anchors[:_STARTS]]
-    starts = [choice.by_pieces(), *courses(np.stack(likely))]
+    starts = [choice.by_pieces(), *(yield np.stack(likely))]
     course = max(starts, key=choice.agreement)
     for _ in range(_PASSES):
-        course = courses(choice.likely(course)[None])[0]
+        (course,) = yield choice.likely(course)[None]
     inputs = series.values[np.arange(course.size), course]
     return Match(inputs, agreement_of(z, inputs))
 
@@ -94,9 +116,28 @@ class _Choice:
 
         This start needs no long pieces: it suits an Eve who receives well but loses packets often.
         """
-        error = (self.z[:, None] - guess) ** 2 / (2 * _CLOSE**2)
-        error = np.where(np.asarray(guess.any(axis=2))[:, :, None], np.minimum(error, _MOST_NATS), _UNKNOWN_NATS)
-        return np.asarray(-(error * self.known[:, None]).sum(axis=2))
+        absent, errors = np.ones(guess.shape[:2], np.bool_), []
+        for column in range(guess.shape[2]):
+            absent &= guess[:, :, column] == 0
+        for column in range(guess.shape[2]):
+            error = self._error(guess, column, 2 * _CLOSE**2)
+            error[absent] = _UNKNOWN_NATS
+            errors.append(error)
+        return self._against(errors)
+
+    def _error(self, guess: F32, column: int, scale: float | np.float32) -> F32:
+        """Return (probe, candidate) the squared error of one column of a guess, in nats, up to a limit."""
+        error = self.z[:, column, None] - guess[:, :, column]
+        error *= error
+        error /= scale
+        return np.minimum(error, _MOST_NATS, out=error)
+
+    def _against(self, errors: list[F32]) -> F32:
+        """Return (probe, candidate) the sum of the columns' errors where Alice's values are known, negative."""
+        for column, error in enumerate(errors):
+            error *= self.known[:, column, None]
+        total = added(errors)
+        return np.negative(total, out=total)
 
     def from_anchor(self, anchor: Anchor, shifts: I64) -> F32:
         """Return log-likelihoods by the linear map that is fitted in a piece that agrees at one shift."""
@@ -115,21 +156,39 @@ class _Choice:
         error = np.where(self.known, self.z - x @ coefficients, 0.0)
         number = np.maximum(self.known.sum(axis=0) - x.shape[1], 1)
         spread = np.sqrt((error**2).sum(axis=0) / number).clip(0.05, 1.0).astype(np.float32)
-        error = (self.z[:, None] - self.series @ coefficients) ** 2 / (2 * spread**2)
-        cost = (np.minimum(error, _MOST_NATS) + np.log(spread)) * self.known[:, None]
-        alone = (self.z**2 / 2).sum(axis=1, keepdims=True)
-        return np.asarray(-np.where(self.there, cost.sum(axis=2), alone))
+        guess, logs = self.series @ coefficients, np.log(spread)
+        errors = [self._error(guess, c, 2 * spread[c] ** 2) + logs[c] for c in range(spread.size)]
+        return np.asarray(np.where(self.there, self._against(errors), -(self.z**2 / 2).sum(axis=1, keepdims=True)))
 
 
-def courses(likely: F32) -> I64:
+def added(parts: list[F32]) -> F32:
+    """Return the sum of arrays of one shape, added in the order in which numpy adds along an array's last axis.
+
+    To add whole arrays is several times as fast as to add along an axis of a few values. The first array is
+    overwritten.
+    """
+    if len(parts) >= _BY_EIGHTS:
+        return np.asarray(np.stack(parts, axis=-1).sum(axis=-1))
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def courses(likely: Sequence[F32]) -> list[I64]:
     """Return (start, probe) the most likely sequences of candidates; every change of candidate has the same penalty.
 
-    likely: (start, probe, candidate) log-likelihoods.
+    likely: (start, probe, candidate) log-likelihoods; there may be several, of the same number of probes.
     """
-    starts, n, _ = likely.shape
-    gains = np.ascontiguousarray(likely.swapaxes(0, 1))
-    score, least = gains.copy(), np.empty((n, starts, 1), likely.dtype)
-    before, penalty = score[0], likely.dtype.type(_CHANGE_NATS)
+    if not likely:
+        return []
+    starts, (n, most) = [len(x) for x in likely], (likely[0].shape[1], max(x.shape[2] for x in likely))
+    ends = np.cumsum(starts).tolist()
+    gains = np.full((n, ends[-1], most), -np.inf, likely[0].dtype)  # candidates that there are not are never chosen
+    for x, end in zip(likely, ends, strict=True):
+        gains[:, end - len(x) : end, : x.shape[2]] = x.swapaxes(0, 1)
+    score, least = gains.copy(), np.empty((n, ends[-1], 1), gains.dtype)
+    before, penalty = score[0], gains.dtype.type(_CHANGE_NATS)
     # With so few candidates the calls themselves take the time: four a probe, on rows that are addressed once.
     for now, low, gain in zip(score[1:], least[1:], gains[1:], strict=True):
         np.maximum.reduce(before, axis=1, keepdims=True, out=low)
@@ -138,7 +197,8 @@ def courses(likely: F32) -> I64:
         np.add(now, gain, out=now)
         before = now
     best, changes = score.argmax(axis=2), score[:-1] < least[1:]
-    return np.stack([_traced(best[:, s], changes[:, s]) for s in range(starts)])
+    found = [_traced(best[:, s], changes[:, s]) for s in range(ends[-1])]
+    return [np.stack(found[end - n_starts : end]) for n_starts, end in zip(starts, ends, strict=True)]
 
 
 def _traced(best: I64, changes: Mask) -> I64:
@@ -147,11 +207,12 @@ def _traced(best: I64, changes: Mask) -> I64:
     best: (probe,) the candidate with the highest score there. changes: (probe less 1, candidate) whether the candidate
     is reached at the next probe from that one.
     """
+    number = np.arange(1, best.size)[:, None]
+    since = np.maximum.accumulate(np.where(changes, number, 0), axis=0)  # the latest change to a candidate
     course, end = np.empty(best.size, np.int64), best.size
     while end > 0:
         candidate = best[end - 1]
-        since = np.flatnonzero(changes[: end - 1, candidate])
-        start = int(since[-1]) + 1 if since.size else 0
+        start = int(since[end - 2, candidate]) if end > 1 else 0
         course[start:end] = candidate
         end = start
     return course

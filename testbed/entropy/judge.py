@@ -156,6 +156,12 @@ class Judgement:
         return 0.0 if self.failures or worst is None else max(0.0, self.bits(worst, rule))
 
 
+def load() -> None:
+    """Load what judging needs, ahead of it: libraries of numbers, and the attacks' modules."""
+    _ = scipy.special, scipy.fft
+    load_attacks()
+
+
 def judge(
     facts: Facts,
     *,

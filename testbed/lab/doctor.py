@@ -419,7 +419,9 @@ def _alone(
     source = ", ".join(f"{k} {who[k]}" for k in ("clock_source", "time_source") if k in who)
     untimed = "samples cannot be timed, so the slots of a round are ordered one by one"
     timed = "samples are timed" if radio.capabilities.timed else untimed
-    notes.ok(name, "clock", f"read within ± {1e3 * bench.reading_s[name]:.3f} ms; {source or timed}")
+    reading_s = bench.reading_s[name]
+    how = "read exactly, because time is virtual" if reading_s == 0 else f"read within ± {1e3 * reading_s:.3g} ms"
+    notes.ok(name, "clock", f"{how}; {source or timed}")
     with notes.guard(name, "silence", "check the device"):
         quiet = bench.silence(name)
         fix = ""

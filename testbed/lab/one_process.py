@@ -19,6 +19,7 @@ from testbed.core import registry
 from testbed.core.clock import VirtualClock
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
+from testbed.core.memory import collected_seldom
 from testbed.core.threads import one_thread
 from testbed.core.world import World
 from testbed.lab import processes
@@ -135,7 +136,7 @@ def run(
     turns = Turns()
     board = Switchboard(turns)
     coordinator = Coordinator(lab, experiment, folder, None, turns.clock, origin=origin, dead=dead, shared=board)
-    with one_thread(), contextlib.ExitStack() as stack:
+    with one_thread(), collected_seldom(), contextlib.ExitStack() as stack:
         stack.callback(coordinator.close)
         coordinator.check_disk()
         air = stack.enter_context(_held(driver, turns, lab))

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.config import devices, state_root
-from testbed.core import identity, logs, registry, seeds
+from testbed.core import folders, identity, logs, registry, seeds
 from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
+from testbed.core.memory import collected_seldom
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.threads import ONE_THREAD
@@ -112,10 +113,10 @@ def node_state_dir(lab: Lab, name: str) -> Path:
 def new_run_folder(parent: Path, experiment_name: str) -> Path:
     """Return a fresh folder `<parent>/<UTC time>-<experiment>`, made."""
     stamp = datetime.fromtimestamp(TIME_OF_DAY.now_s(), UTC).strftime("%Y%m%d-%H%M%S")
+    folders.make(parent)
     for suffix in ("", *(f"-{i}" for i in range(2, 100))):
         folder = parent / f"{stamp}-{experiment_name}{suffix}"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(mode=0o700)  # raw bits are stored in it
         except FileExistsError:
             continue
@@ -421,6 +422,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.callback(coordinator.close)
         stack.callback(crew.stop)
+        stack.enter_context(collected_seldom())
         through = _rehearse(experiment, faults, coordinator, crew, stack)
         coordinator.check_disk()
         endpoint = f"tcp://{lab.coordinator.host}:{coordinator.port}"

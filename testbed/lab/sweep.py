@@ -26,6 +26,7 @@ import msgspec
 
 from testbed import config
 from testbed.config import toml_text
+from testbed.core import folders
 from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.whole import write_whole
@@ -50,6 +51,9 @@ Row = dict[str, Any]
 
 class Stopped(TestbedError):
     """The user stopped the sweep; the results of finished jobs are kept."""
+
+
+_STOPPED = "stopped; finished runs are kept, and --resume continues the sweep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +132,7 @@ def _point(grid: Grid, job: Job) -> tuple[Experiment, Lab]:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
+    folders.make(out)
     if (out / JOURNAL).exists() and not resume:
         raise InputError(f"{out}: contains a sweep already; accepted: --resume to continue it, or another --out")
 
@@ -177,7 +178,7 @@ class _Within:
         self._text = "a run goes on"
 
     def rounds(self, p: Progress) -> None:
-        self._text = f"{p.round} of {p.rounds} rounds, {p.phase}"
+        self._text = f"{p.round} of {p.rounds} rounds, {p.what or p.phase}"
 
     def look(self) -> None:
         """Say how far it is if the last word is long ago."""
@@ -212,6 +213,17 @@ def _one_by_one(
     grid: Grid, todo: Sequence[Job], out: Path, on_coordinator: Callable[[Coordinator, Crew | None], None],
     in_process: bool, within: _Within,
 ) -> Iterator[tuple[Job, Row]]:  # fmt: skip
+    servers: list[Coordinator] = []
+
+    def begun(server: Coordinator, crew: Crew | None) -> None:
+        if is_told_to_end():  # since the last look, by a signal that the run before it could only ignore
+            server.ask_stop("stop")
+        servers[:] = [server]
+        on_coordinator(server, crew)
+
+    def is_told_to_end() -> bool:
+        return any(server.is_told_to_end for server in servers)
+
     for job in todo:
         began_s = time.monotonic()
         within.begin()
@@ -219,12 +231,14 @@ def _one_by_one(
             if grid.source is not None:
                 row = _row("finished", "", _replayed(grid, job))
             else:
-                row = _run(grid, job, out, on_coordinator, in_process, within)
+                row = _run(grid, job, out, begun, in_process, within)
         except Stopped:
             raise
         except TestbedError as exc:  # this job fails; the sweep goes on with the others
             row = _row("failed", str(exc), {})
         yield job, row | {"seconds": round(time.monotonic() - began_s, 3)}
+        if is_told_to_end() and job is not todo[-1]:  # it was too late to cut this run short
+            raise Stopped(_STOPPED)
 
 
 def _row(status: str, detail: str, summary: Mapping[str, Any], run: str | None = None) -> Row:
@@ -256,7 +270,7 @@ def _run(
         else:
             outcome = processes.run(plan, place, lab_name, folder, within.rounds, on_coordinator)
     if outcome.status == "stopped":
-        raise Stopped("stopped; finished runs are kept, and --resume continues the sweep")
+        raise Stopped(_STOPPED)
     return _row(outcome.status, outcome.detail, outcome.summary, str(folder.relative_to(out)))
 
 

@@ -95,7 +95,8 @@ class Feed:
     def __init__(self, folder: Path, expected: bool = False) -> None:
         """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
         if not expected and not (folder / files.JOURNAL).exists() and not (folder / files.RUN).exists():
-            raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended")
+            hint = files.newest_inside(folder)
+            raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended{hint}")
         self.folder = folder
         self.state = "waiting"
         self.paused = False
@@ -328,7 +329,8 @@ class Feed:
         return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else None
 
     @property
-    def rounds_per_s(self) -> float | None:
+    def rounds_per_s_now(self) -> float | None:
+        """The rate of the latest rounds; `rounds_per_s` of a summary is the mean over the run."""
         if len(self._ticks) < 2 or self._ticks[-1][0] == self._ticks[0][0]:
             return None
         (t0, n0), (t1, n1) = self._ticks[0], self._ticks[-1]
@@ -410,7 +412,7 @@ class Feed:
             "rounds": self.rounds,
             "kept": self.kept,
             "rejected": {reason: n for reason, n in self.rejected.items() if n},
-            "rounds_per_s": self.rounds_per_s if self.state == "live" else None,
+            "rounds_per_s_now": self.rounds_per_s_now if self.state == "live" else None,
             "points": self.points[since:],
             "links": {name: self._link(name, link) for name, link in self.links.items()},
             "subcarrier_hz": None if start is None or not whole else start.subcarrier_hz,

@@ -22,8 +22,8 @@ def line(told: dict[str, Any]) -> str:
     last = latest(told)
     state = "stopping" if told["asked"] else "paused" if told["paused"] else told["state"]
     parts = [f"{state}: round {told['rounds']}/{told['planned']}"]
-    if told["rounds_per_s"] is not None:
-        parts.append(f"{told['rounds_per_s']:.0f} rounds/s")
+    if told["rounds_per_s_now"] is not None:
+        parts.append(f"{told['rounds_per_s_now']:.0f} rounds/s now")
     parts += [f"r {name} {r:+.2f}" for name, r in last["r"].items()]
     if last["snr_db"]:
         parts.append(f"SNR {min(last['snr_db'].values()):.0f} dB")
@@ -44,7 +44,7 @@ def figures(told: dict[str, Any]) -> dict[str, Any]:
         "round",
         "rounds",
         "planned",
-        "rounds_per_s",
+        "rounds_per_s_now",
         "kept",
         "rejected",
         "key_bits",

@@ -20,6 +20,7 @@ from typing import Any
 import zmq
 
 from testbed import __version__
+from testbed.chain import amplification
 from testbed.config.devices import open_device
 from testbed.core import forks, key_file, logs, memory, seeds
 from testbed.core.config import Lab, NodePlace
@@ -461,6 +462,8 @@ class NodeDaemon:
         self._link.send(x.body)
         if isinstance(x.body, _BLOCK_REPORTS):
             memory.give_back()
+        if isinstance(x.body, m.Agreed) and self.role == "alice":  # she judges the block, but Eve's attack comes first
+            amplification.load()
 
     def _publish(self, x: e.Publish) -> None:
         if self._host is not None:

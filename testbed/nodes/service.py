@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from testbed.core import memory
 from testbed.core.errors import DeviceError, KeyRefused
 from testbed.nodes.daemon import COORDINATOR_SILENT, NodeDaemon
 
@@ -62,7 +63,8 @@ def _run(daemon: NodeDaemon) -> int:
     """Take part in one run; a signal ends it in order."""
     before = [(n, signal.signal(n, lambda *_: daemon.interrupt())) for n in (signal.SIGINT, signal.SIGTERM)]
     try:
-        return daemon.run()
+        with memory.collected_seldom():
+            return daemon.run()
     finally:
         for number, handler in before:
             signal.signal(number, handler)

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from testbed.core import registry
-from testbed.core.errors import InputError
+from testbed.core import folders, registry
 from testbed.core.whole import write_whole
 from testbed.papers.kit.study import Study
 
@@ -41,10 +40,7 @@ def run(
     from testbed.papers.kit import figures
 
     module = registry.find("studies", name)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise InputError(f"{out}: cannot be made: {exc.strerror}") from exc
+    folders.make(out)
     began_s = time.perf_counter()
     with Study(name, module.PAPER, quick, scheduler, say) as study:
         module.run(study)

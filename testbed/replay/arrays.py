@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from testbed.core.archives import check_ratio, read_npz
 from testbed.core.errors import InputError
 from testbed.core.gate import printable
-from testbed.core.words import did_you_mean
+from testbed.core.words import counted, did_you_mean
 from testbed.records.hdf5 import survived
 from testbed.replay.mat import MatFile
 
@@ -37,16 +37,19 @@ Array = NDArray[Any]
 class ArrayFile:
     """One opened file. `names` are its arrays with shape and type in words; `get` reads one of them."""
 
-    def __init__(self, path: Path, names: dict[str, str], read: Callable[[str], Array], glob: bool = False) -> None:
+    def __init__(
+        self, path: Path, names: dict[str, str], read: Callable[[str], Array], lines: Sequence[int] | None = None
+    ) -> None:
+        """`lines`: number of each probe's line, from 1; only of a text file, whose arrays are columns."""
         self.path, self.names = path, names
-        self._read, self._glob = read, glob
+        self._read, self._lines = read, lines
 
     def get(self, name: str, where: str = "") -> Array:
         """Return an array; in a CSV file `*` and `?` in the name stand for several columns, side by side, in order.
 
         Raises InputError where it is not there; the message begins with `where`, the place in the map that names it.
         """
-        found = natural(fnmatch.filter(self.names, name)) if self._glob and name not in self.names else [name]
+        found = self._found(name)
         if not found or found[0] not in self.names:
             hint = did_you_mean(name, self.names)
             raise InputError(
@@ -55,6 +58,17 @@ class ArrayFile:
         if len(found) == 1:
             return self._read(found[0])
         return np.stack([self._read(column) for column in found], axis=1)
+
+    def _found(self, name: str) -> list[str]:
+        is_pattern = self._lines is not None and name not in self.names
+        return natural(fnmatch.filter(self.names, name)) if is_pattern else [name]
+
+    def place(self, name: str, index: Sequence[int]) -> str:
+        """Return where in the file a value of an array is, as a person finds it: line and column, or its indices."""
+        if self._lines is None:
+            return f"{self.path}: array {name!r}{[int(i) for i in index]}"
+        columns = self._found(name)
+        return f"{self.path}: line {self._lines[index[0]]}: column {columns[index[-1] if len(index) > 1 else 0]!r}"
 
     def told(self) -> str:
         """Return the names, shapes and types of the arrays as text."""
@@ -107,26 +121,35 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
     with path.open("rb") as raw:  # spreadsheets also export UTF-16, with a mark at its beginning
         encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     with path.open(encoding=encoding, errors="replace", newline="") as f:
-        first = f.readline()
+        first = next((line for line in f if line.strip() and not line.startswith("#")), "")
         f.seek(0)
         delimiter = max(",;\t", key=first.count)
-        lines = csv.reader(f, delimiter=delimiter)
-        rows = [row for row in lines if any(cell.strip() for cell in row) and not row[0].startswith("#")]
-    if not rows:
+        if delimiter in first:
+            reader = csv.reader(f, delimiter=delimiter)
+            numbered = [(reader.line_num, row) for row in reader if any(c.strip() for c in row) and row[0][:1] != "#"]
+        else:  # columns that are divided by spaces, as numpy.savetxt and MATLAB write them, or only one
+            rows_by_line = ((n, line.split()) for n, line in enumerate(f, start=1))
+            numbered = [(n, row) for n, row in rows_by_line if row and row[0][:1] != "#"]
+    if not numbered:
         raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
-    header = [cell.strip() for cell in rows[0]]
+    header = [cell.strip() for cell in numbered[0][1]]
     if all(number(cell) is not None for cell in header):
         header = [str(i) for i in range(len(header))]  # without a heading, columns are named by their position
     else:
-        del rows[0]
-    wrong = next((i for i, row in enumerate(rows) if len(row) != len(header)), None)
-    if wrong is not None:
-        raise InputError(f"{path}: row {wrong + 1}: {len(rows[wrong])} cells; accepted: as the heading, {len(header)}")
+        del numbered[0]
+    if not numbered:
+        raise InputError(f"{path}: no line below the column names; accepted: one line per probe below them")
+    for line, row in numbered:
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}: line {line}: {counted(len(row), 'cell')}; accepted: {len(header)}, as in the first"
+            )
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path}: two columns are called {twice!r}; accepted: different names")
     place = {name: i for i, name in enumerate(header)}
-    yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: column([r[place[name]] for r in rows]), glob=True)
+    lines, rows = [line for line, _ in numbered], [row for _, row in numbered]
+    yield ArrayFile(path, dict.fromkeys(header, ""), lambda name: column([r[place[name]] for r in rows]), lines)
 
 
 def column(cells: list[str]) -> Array:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +36,7 @@ _USUAL: dict[int, tuple[Axis, ...]] = {
     2: ("probe", "subcarrier"),
     4: ("probe", "rx", "tx", "subcarrier"),
 }
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -185,18 +187,19 @@ class _Reader:
         if not end.array:
             raise InputError(f"{where}: missing 'array'; {file.path} has: {file.told()}")
         h = self._channel(file, end, where)
-        index = None if end.index is None else _whole(self._along(file, end.index, h, where), f"{where}: index")
+        index = None if end.index is None else self._along(_Told(file, end.index, f"{where}: index"), h, _whole)
         time_s = None
         if end.time is not None:
-            stamps = _real(self._along(file, end.time, h, where), f"{where}: time")
+            stamps = self._along(_Told(file, end.time, f"{where}: time"), h, _real)
             time_s = stamps * _SECONDS[end.time_unit] + end.time_offset_s
         hz = known_hz
         if isinstance(self._plan.subcarrier_hz, str) and where.endswith("[alice]"):
-            hz = _real(file.get(self._plan.subcarrier_hz, str(self._map)).ravel(), f"{where}: subcarrier_hz")
+            told = _Told(file, self._plan.subcarrier_hz, f"{self._map}: subcarrier_hz")
+            hz = _real(told.values().ravel(), told)
         measured = Measured(h, index, time_s, hz)
         keep = np.ones(len(h), dtype=bool)
         for name, value in end.where.items():
-            column = self._along(file, name, h, where)
+            column = self._along(_Told(file, name, where), h)
             keep &= _equal(column, value)
             if not keep.any():
                 raise InputError(f"{where}: where: {name} = {value!r} leaves no probe; accepted: {_occurring(column)}")
@@ -214,18 +217,18 @@ class _Reader:
         return replace(measured, h=h)
 
     @staticmethod
-    def _along(file: ArrayFile, name: str, h: C64, where: str) -> Array:
-        values = file.get(name, where)
+    def _along(told: _Told, h: C64, check: Callable[[Array, _Told], Array] = lambda values, told: values) -> Array:
+        """Return an array of one value per probe, as `check` makes it."""
+        values = told.values()
         values = values.reshape(-1) if values.size == len(h) else values
         if values.shape != (len(h),):
-            raise InputError(
-                f"{where}: array {name!r} has shape {values.shape}; accepted: one value per probe, ({len(h)},)"
-            )
-        return values
+            raise told.wrong(f"shape {values.shape}", f"one value per probe, ({len(h)},)")
+        return check(values, told)
 
     def _channel(self, file: ArrayFile, end: End, where: str) -> C64:
         """Return (probe, rx, tx, subcarrier), however the array is stored."""
-        main = _numbers(file.get(end.array, where), f"{where}: array {end.array!r}")
+        told = _Told(file, end.array, where)
+        main = _numbers(told.values(), told)
         axes = list(end.axes) if end.axes is not None else list(_USUAL.get(main.ndim, ()))
         if len(axes) != main.ndim or len(set(axes)) != len(axes) or "probe" not in axes:
             raise InputError(
@@ -244,10 +247,10 @@ class _Reader:
                 raise InputError(f"{where}: axis part of shape {main.shape}, {main.dtype}; accepted: 2 real numbers")
             main = np.take(main, 0, axis=at) + 1j * np.take(main, 1, axis=at)
             axes.remove("part")
-        h = self._complex(file, end, main, where)
+        h = _finite(self._complex(file, end, main, where), told)
         order = [axes.index(a) for a in _USUAL[4] if a in axes]
         shape = [main.shape[axes.index(a)] if a in axes else 1 for a in _USUAL[4]]
-        return _finite(h.transpose(order).reshape(shape), f"{where}: array {end.array!r}")
+        return np.asarray(h.transpose(order).reshape(shape))
 
     def _complex(self, file: ArrayFile, end: End, main: Array, where: str) -> Array:
         """Return complex values, from the array's values and the map's `quantity`."""
@@ -265,12 +268,13 @@ class _Reader:
             raise InputError(f"{where}: array {end.array!r} is complex; accepted: real numbers, or quantity = 'csi'")
         other = None
         if second is not None:
-            other = _numbers(file.get(second, where), f"{where}: array {second!r}")
+            told = _Told(file, second, where)
+            other = _numbers(told.values(), told)
             if other.shape != main.shape:
                 raise InputError(f"{where}: array {second!r} of shape {other.shape}; accepted: {main.shape}")
         if end.imag is not None and other is not None:
             return np.asarray(main + 1j * other)
-        amplitude = _amplitude(main, quantity, f"{where}: array {end.array!r}")
+        amplitude = _amplitude(main, quantity, _Told(file, end.array, where))
         if other is None:
             return amplitude.astype(np.complex64)
         return np.asarray(amplitude * np.exp(1j * (np.radians(other) if end.phase_deg is not None else other)))
@@ -282,18 +286,15 @@ def _wifi_names(end: End) -> End:
     return msgspec.structs.replace(end, array=end.array or "csi", axes=end.axes or axes)
 
 
-def _amplitude(values: Array, quantity: str, where: str) -> F64:
+def _amplitude(values: Array, quantity: str, told: _Told) -> F64:
     """Return |h| from amplitudes, powers or dB; zero power is NaN."""
-    known = values[np.isfinite(values)]
+    is_known = np.isfinite(values)
     if quantity == "rssi_db":
-        if known.size and (known.min() < LOWEST_DB or known.max() > HIGHEST_DB):
-            raise InputError(
-                f"{where}: values from {known.min():g} to {known.max():g} dB; accepted: {LOWEST_DB:g} to "
-                f"{HIGHEST_DB:g}, other values in the key 'missing'"
-            )
+        outside = is_known & ((values < LOWEST_DB) | (values > HIGHEST_DB))
+        accepted = f"{LOWEST_DB:g} to {HIGHEST_DB:g} dB, other values in the key 'missing'"
+        told.check(values, outside, "{:g} dB", accepted)
         return np.where(np.isneginf(values), np.nan, 10.0 ** (values / 20.0))
-    if known.size and known.min() < 0:
-        raise InputError(f"{where}: values down to {known.min():g}; accepted: from 0, or quantity = 'rssi_db'")
+    told.check(values, is_known & (values < 0), "{:g}", "values from 0, or quantity = 'rssi_db'")
     amplitude = np.sqrt(values) if quantity == "power" else values
     return np.where(amplitude == 0, np.nan, amplitude)
 
@@ -305,37 +306,58 @@ def _occurring(column: Array) -> str:
     return f"values that occur: {told}" + (f" and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
-def _numbers(values: Array, where: str) -> Array:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An array, and how mistakes in it are told: the place in its file, then the place in the map that names it."""
+
+    file: ArrayFile
+    name: str
+    where: str
+    """Table, and where it helps key, of the map."""
+
+    def values(self) -> Array:
+        return self.file.get(self.name, self.where)
+
+    def wrong(self, what: str, accepted: str) -> InputError:
+        """Return the error for the array as a whole."""
+        return InputError(f"{self.where}: {self.file.path}: array {self.name!r}: {what}; accepted: {accepted}")
+
+    def check(self, values: Array, is_wrong: Array, form: str, accepted: str) -> None:
+        """Raise InputError for the first value that is wrong; `form`: how it is shown."""
+        if not is_wrong.any():
+            return
+        index = tuple(np.argwhere(is_wrong)[0])
+        shown = form.format(values[index])
+        raise InputError(f"{self.file.place(self.name, index)}: {shown}; accepted: {accepted} ({self.where})")
+
+
+def _numbers(values: Array, told: _Told, empty: str = ", and empty cells where nothing was received") -> Array:
+    """Return an array of complex or real numbers; `empty`: words on empty cells, where they are accepted."""
     if values.dtype.kind in "USO":
-        raise InputError(
-            f"{where}: text; accepted: numbers, and empty cells where nothing was received{_no_number(values)}"
-        )
+        texts = np.vectorize(str, otypes=[object])(values)
+        is_text = np.vectorize(lambda cell: number(cell) is None, otypes=[bool])(texts)
+        shown = np.vectorize(lambda cell: printable(cell, 40), otypes=[object])(texts)
+        is_comma = any(_DECIMAL_COMMA.fullmatch(cell) for cell in shown[is_text][:1])
+        told.check(shown, is_text, "{!r}", ("numbers with a decimal point" if is_comma else "numbers") + empty)
     if values.dtype.kind not in "fciu":
-        raise InputError(f"{where}: {values.dtype}; accepted: numbers")
+        raise told.wrong("text" if values.dtype.kind in "USO" else str(values.dtype), "numbers")
     if 0 in values.shape:
-        raise InputError(f"{where}: shape {values.shape}; accepted: at least one value")
+        raise told.wrong(f"shape {values.shape}", "at least one value")
     return values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
 
 
-def _no_number(values: Array) -> str:
-    """Return words on the first value that is no number."""
-    for i, value in enumerate(values.ravel()):
-        if number(str(value)) is None:
-            return f"; probe {i} has {printable(str(value), 40)!r}"
-    return ""
-
-
-def _real(values: Array, where: str) -> F64:
-    values = _numbers(values, where)
-    if np.iscomplexobj(values) or not np.isfinite(values).all():
-        raise InputError(f"{where}: complex, infinite or NaN; accepted: finite real numbers")
+def _real(values: Array, told: _Told) -> F64:
+    values = _numbers(values, told, empty="")
+    if np.iscomplexobj(values):
+        raise told.wrong("complex", "finite real numbers")
+    told.check(values, ~np.isfinite(values), "{:g}", "finite real numbers")
     return values
 
 
-def _whole(values: Array, where: str) -> I64:
-    values = _real(values, where)
-    if (values != np.rint(values)).any() or (np.abs(values) > 2**53).any():
-        raise InputError(f"{where}: not all are whole numbers; accepted: sequence numbers")
+def _whole(values: Array, told: _Told) -> I64:
+    values = _real(values, told)
+    is_wrong = (values != np.rint(values)) | (np.abs(values) > 2**53)
+    told.check(values, is_wrong, "{:.17g}", "sequence numbers, which are whole")
     return values.astype(np.int64)
 
 
@@ -348,13 +370,11 @@ def _equal(values: Array, wanted: str | float) -> Array:
     return np.asarray(values.astype(str) == str(wanted))
 
 
-def _finite(h: Array, where: str) -> C64:
+def _finite(h: Array, told: _Told) -> C64:
     """Return h as complex64; infinities are refused. Real and imaginary part are missing together."""
     with np.errstate(over="ignore", invalid="ignore"):
         out = h.astype(np.complex64)
-    if np.isinf(out).any():
-        probe = int(np.argwhere(np.isinf(out))[0][0])
-        raise InputError(f"{where}: probe {probe} is infinite; accepted: finite numbers, NaN for what is missing")
+    told.check(h, np.isinf(out), "{:g}", "finite numbers up to 3.4e38, NaN for what is missing")
     out[np.isnan(out)] = np.nan
     return out
 

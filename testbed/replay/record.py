@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import numpy as np
 
 from testbed.assess.summary import BlockFacts
 from testbed.assess.training import Attempt
+from testbed.core import folders
 from testbed.core.config import to_dict
-from testbed.core.errors import InputError, Reject
+from testbed.core.errors import DiskFull, InputError, Reject
 from testbed.core.gate import identifier
 from testbed.core.types import I64, U8, CsiSeries
 from testbed.records import documents, files
@@ -46,19 +48,56 @@ class Distilled:
     """Label of the Eve who guessed best."""
 
 
-def check(out: Path) -> None:
-    """Raise InputError where a replay cannot be written into `out`: it is a file, or contains something."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: a file; accepted: a new folder, or an empty one")
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out}: contains files already; accepted: a new folder, or an empty one")
+_BYTES_A_VALUE, _BYTES_A_ROUND = 16, 2000
+"""Bytes on the disk per value of CSI and per round: in the journal and, at the same time, in the lasting files."""
+
+
+@contextmanager
+def reserved(out: Path) -> Iterator[None]:
+    """Make the folder `out` before the replay; it is removed where nothing is written into it.
+
+    Raises InputError where it cannot be made, or contains something.
+    """
+    with folders.reserved(out, 0o700):
+        if any(out.iterdir()):
+            raise InputError(f"{out}: contains files already; accepted: a new folder, or an empty one")
+        yield
+
+
+def check_space(out: Path, cut: Cut) -> None:
+    """Raise InputError where the record of a cut would not fit on the disk of `out`."""
+    if (free := files.free_bytes(out)) < (least := _needed_bytes(cut)):
+        raise InputError(
+            f"{out}: {free >> 20} MB free, the record of this replay needs about {least >> 20} MB there; accepted: "
+            "a folder on a disk with more space"
+        )
+
+
+def _needed_bytes(cut: Cut) -> int:
+    ends = [cut.alice, cut.bob, *(s for eve in cut.eves.values() for s in (eve.from_alice, eve.from_bob))]
+    values = sum(series.h.size for series in ends if series is not None)
+    return files.RESERVE_BYTES + _BYTES_A_VALUE * values + _BYTES_A_ROUND * len(cut.alice.h)
+
+
+@contextmanager
+def _on_disk(out: Path, cut: Cut) -> Iterator[None]:
+    """Turn the error of a full disk into one whose remedy is a new replay, not `testbed report`."""
+    try:
+        with files.on_disk(out):
+            yield
+    except DiskFull as exc:
+        raise DiskFull(
+            f"{out}: disk full: the record of this replay is incomplete; delete this folder, free space until there "
+            f"are {_needed_bytes(cut) >> 20} MB, and replay again"
+        ) from exc
 
 
 def write(
     out: Path, source: Path, map_file: Path | None, recording: Recording, cut: Cut, blocks: Sequence[Distilled],
     attempts: Sequence[Attempt], summary: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Write the run's folder `out`: run.json, rounds.h5 and summary.json; raises InputError where it holds a run."""
+    """Write the run's folder `out`: run.json, rounds.h5 and summary.json; raises InputError where it holds a run,
+    DiskFull where there is no space for them."""
     run = recording.run
     eves = _eve_nodes(cut, blocks) if run is None else {label: run.node("eve") or "eve" for label in cut.eves}
     names = {role: (None if run is None else run.node(role)) or role for role in ("alice", "bob")}
@@ -67,7 +106,7 @@ def write(
         sha512=files.sha512(source) if source.is_file() else None, run=None if run is None else run.start.uid,
         map=None if map_file is None else map_file.read_text(encoding="utf-8", errors="replace"),
     ))  # fmt: skip
-    with RunWriter(out, start) as writer:
+    with _on_disk(out, cut), RunWriter(out, start) as writer:
         writer.event("replayed", {"detail": recording.description, "source": str(source), "cut": cut.name})
         for caveat in recording.caveats:
             writer.event("caveat", {"detail": caveat})

@@ -11,6 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,23 @@ def replay(
     the summary describe the source's main cut (or `cut`); its field `cuts` has the same fields for each cut and, in
     `eves`, for each Eve her correlations, her error rate and the key bits if she were the only Eve. `out`: a new folder
     into which the main cut is written in the form of a run (`replay.record`).
-    Raises InputError for a source or cut that cannot be used.
+    Raises InputError for a source or cut that cannot be used, and for a folder `out` that cannot be written.
     """
-    if out is not None:
-        record.check(out)
+    with nullcontext() if out is None else record.reserved(out):
+        return _replay(source, experiment, cut, progress, seed, map_file, out)
+
+
+def _replay(
+    source: Path, experiment: Experiment | ChainFile | None, cut: str | None, progress: Progress, seed: int | None,
+    map_file: Path | None, out: Path | None,
+) -> dict[str, Any]:  # fmt: skip
     progress(0.0, f"reading {source}")
     recording = load(source, map_file)
     if cut is not None and cut not in recording.cuts:
         raise InputError(f"{source}: no cut {cut!r}; accepted: {', '.join(recording.cuts)}")
     main = cut or recording.main
+    if out is not None:
+        record.check_space(out, recording.cuts[main])
     names = [cut] if cut is not None else list(recording.cuts)
     results = {}
     for i, name in enumerate(names):

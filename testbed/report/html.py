@@ -139,7 +139,7 @@ def _head(v: View, title: str) -> str:
 
 
 def _pace(s: Mapping[str, Any]) -> str:
-    per_s, spans = f"{figure(s.get('rounds_per_s'))} per second", s.get("pace") or {}
+    per_s, spans = f"{figure(s.get('rounds_per_s'))} per second on average", s.get("pace") or {}
     if spans.get("probe_s") is None:
         return per_s
     told = ((name, spans[key]) for name, key in (("start", "start_s"), ("probing", "probe_s"), ("blocks", "distil_s")))

@@ -244,16 +244,34 @@ def test_a_node_that_is_away_when_an_ended_run_is_ended_again_is_named(tmp_path:
     assert isinstance(told(late, "alice")[-1], m.Finish)
 
 
-def test_a_run_that_fails_while_it_ends_has_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["stop", "abort", "halt"])
+def test_a_run_that_is_stopped_while_its_nodes_finish_has_finished(kind: Any, tmp_path: Path) -> None:
     stage = played(lambda n, b: [] if isinstance(b, m.Finish) else None)
     assert stage.over is None
-    stage.take(e.StopAsked("abort"))
+    stage.take(e.StopAsked(kind))
     stage.take(e.DiskLow("disk full: free 1 MB"))  # it ends already: this changes nothing
+    assert [b.kind for n, b in stage.told if n == "bob" and isinstance(b, m.Finish)] == ["stop", kind]
     stage.wait(4.0)
     endings = [x.detail["status"] for x in stage.notes if x.kind == RUN_ENDING]
-    assert endings == ["finished", "stopped"]
+    assert endings == ["finished", "finished"]
     past = past_of(record(tmp_path / "run", stage, is_over), stage.state.experiment, 0.0)
-    assert past.ended == stage.over == e.RunOver("stopped", "abort was asked for")
+    assert past.ended == stage.over == e.RunOver("finished", "12 rounds")
+
+
+def test_a_stop_while_the_last_block_is_made_comes_too_late() -> None:
+    """The block is made, so that nothing of the run is missing; a stop one block earlier ends it."""
+    # round 9 was ordered before block 2 was full
+    for block, over in ((3, e.RunOver("finished", "12 rounds")), (2, e.RunOver("stopped", "10 rounds"))):
+        stage = Stage(begun=False, **PLAN)
+
+        def stopped(node: str, body: Any, block: int = block, state: Any = stage.state) -> None:
+            if node == "alice" and isinstance(body, m.Distil) and body.block == block:
+                state.handle(e.StopAsked("stop"))
+
+        stage.script = stopped
+        stage.join()
+        assert stage.over == over
+        assert [r for b in stage.blocks for r in b.rounds] == list(range(12 if block == 3 else 10))
 
 
 def test_a_halt_reaches_the_transmitters_before_anything_is_written() -> None:

@@ -90,7 +90,7 @@ def test_a_coordinator_without_nodes_of_its_own_makes_no_faults(tmp_path: Path) 
 @pytest.mark.long
 def test_the_kill_command_kills_and_finds_nothing(tmp_path: Path) -> None:
     done = cli("bench", "kills", "--kills", "2", "--minutes", "1", "--out", str(tmp_path / "site"), "--json")
-    found = json.loads(done.stdout)
+    (found,) = json.loads(done.stdout)
     assert done.returncode == 0, found["findings"]
     assert 1 <= found["figures"]["kills"] <= 2
 

@@ -101,6 +101,10 @@ def test_a_run_whose_coordinator_was_killed_is_resumed_and_ends_with_all_its_rou
     run = check(before, folder, 260)
     failed = [e.data for e in run.events if e.kind == "block_failed"]
     assert any(x["why"] == "the coordinator's process died" for x in failed)
+    assert run.summary is not None
+    (told,) = [x["detail"] for x in run.summary["health"] if x["check"] == "blocks_give_keys"]
+    assert f"1 of {len(run.blocks)} blocks: the coordinator's process died" in told
+    assert "stopped reporting" not in told
     again = resume(folder)
     assert again.returncode == 2
     assert "this run is over (ok)" in again.stderr

@@ -75,6 +75,8 @@ def test_stuck_receiver_is_found_by_name() -> None:
     stuck[::20] = -64.0
     found = health.check(heard(h, 10), heard(h, 11), {"alice": stuck, "bob": heard(fading(12), 13)})
     assert failing(found) == {"receiver_eve_hearing_alice"}
+    (detail,) = [v.detail for v in found if v.check == "receiver_eve_hearing_alice"]
+    assert detail.startswith("Eve (hearing Alice) measured the same level in ")
     assert "receiver_bob" in failing(health.check(heard(h, 10), stuck, None))
     assert "receiver_alice" in failing(health.check(np.full((N, D), np.nan), heard(h, 11), None))
 

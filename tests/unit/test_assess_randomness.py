@@ -135,9 +135,9 @@ def test_one_failure_among_many_templates_is_chance() -> None:
     )
     assert line([0.5] * 148, 2)[2:] == ("1.0000", "0.500000", "ok", "worst: 0")
     assert line([0.5] * 143 + [0.005] * 5)[4] == "ok"
-    assert line([0.5] * 142 + [0.005] * 6)[4] == "look"
-    assert line([0.5] * 140 + [0.005] * 8)[4] == "look"
-    assert line([0.5] * 147 + [1e-9])[4] == "look"
+    assert line([0.5] * 142 + [0.005] * 6)[4] == "not ok"
+    assert line([0.5] * 140 + [0.005] * 8)[4] == "not ok"
+    assert line([0.5] * 147 + [1e-9])[4] == "not ok"
 
 
 # ---------------------------------------------------------------- files

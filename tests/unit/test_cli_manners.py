@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
+from testbed import benchmarks
 from testbed.assess.compare import several
+from testbed.assess.summary import note_on_eves
+from testbed.benchmarks._endurance import Endured
 from testbed.cli import app, main
-from testbed.cli.terminal import ProgressBar, Steps, _show, plain
+from testbed.cli.runs import _is_done_now
+from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, on_signals, plain
 from testbed.coordinator.server import Progress
+from testbed.coordinator.state import TRANSITIONS
 from testbed.records import documents
 from testbed.records.writer import RunWriter
 
@@ -142,7 +151,7 @@ def test_quiet_shows_no_progress(capsys: Any) -> None:
                 bar.update(a_progress(n))
         return str(capsys.readouterr().err)
 
-    assert told(False).count("rounds/s") >= 2
+    assert told(False).count("rounds/s on average") >= 2
     assert told(True) == ""
 
 
@@ -158,6 +167,73 @@ def a_progress(n: int, phase: str = "probing") -> Progress:
         "phase": phase, "round": n, "rounds": 400, "kept": n, "snr_db": 9.0, "rounds_per_s": 50.0, "key_bits": 0,
     }  # fmt: skip
     return Progress(**values)
+
+
+def test_the_last_line_of_rounds_has_the_bits_of_the_last_block(capsys: Any) -> None:
+    with ProgressBar() as bar:
+        bar.update(a_progress(400))
+        bar.update(a_progress(400, "distilling"))
+        bar.update(replace(a_progress(400, "finishing"), key_bits=1856))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith("key bits 0")
+    assert said[1:] == ["400/400 rounds  distilling a block", said[0].replace("key bits 0", "key bits 1856")]
+
+
+def test_what_is_done_after_the_last_round_is_told_with_the_time_left(capsys: Any) -> None:
+    """The audit of a run's keys took 5 s a block without a word."""
+    now_s = [0.0]
+    with ProgressBar(clock=lambda: now_s[0]) as bar:
+        bar.update(a_progress(10, "distilling"))
+        now_s[0] = 12.0
+        bar._steps.look()
+        for now_s[0], share, what in ((20.0, 0.0, "a"), (26.0, 0.5, "b"), (26.1, 1.0, "c")):
+            bar.update(replace(a_progress(10, "over"), share=share, what=what))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["10/400 rounds  distilling a block", "distilling a block … 12 s so far", " 50% b, 6 s left"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase", "words"),
+    [
+        ("stop", "probing", "finishing the rounds on the air, and a block of those that are in none (Ctrl-C again "),
+        ("stop", "distilling", "finishing the block that is being distilled (Ctrl-C again drops it)"),
+        ("abort", "distilling", "dropping the block (Ctrl-C again halts the transmitters)"),
+        ("stop", "finishing", "the run has ended, and its nodes stop"),
+        ("halt", "finishing", "halting all transmitters"),
+        ("stop", "over", "the run is over, and its record is being closed"),
+        ("halt", "over", "the run is over, and its record is being closed"),
+    ],
+)
+def test_a_signal_says_what_is_really_done(kind: str, phase: str, words: str) -> None:
+    assert _is_done_now(kind, phase).startswith(words)
+
+
+def test_every_phase_of_a_run_has_words_for_a_signal() -> None:
+    assert [_is_done_now(kind, phase) for kind in ("stop", "abort", "halt") for phase in TRANSITIONS].count("") == 0
+
+
+def test_a_signal_while_the_report_is_drawn_leaves_out_the_report_only(
+    capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("testbed.report.html.make", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    outcome = SimpleNamespace(folder=tmp_path / "run", summary={"key_bits": 7}, status="finished", detail="")
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            conclude(outcome, as_json=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.exit_code == 130
+    said = capsys.readouterr()
+    assert said.out == '{"key_bits":7}\n'
+    assert said.err.splitlines()[1:] == [
+        f"the run is complete, its report is not: `testbed report {tmp_path / 'run'}` makes it"
+    ]
 
 
 def test_what_takes_over_two_seconds_says_how_long_it_will_take(capsys: Any) -> None:
@@ -273,7 +349,7 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
         "keys_verified": 1, "key_bits": 128, "rounds": 9, "pairs_kept": 9, "pairs_rejected": {bad: 1}, "raw_bits": 400,
         "health": [{"check": bad, "ok": False, "detail": bad}],
         "secrecy": {
-            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "key_bits": 1}],
+            "eves": [{"name": bad, "knows": bad, "guess_probability": None, "upper_bound": None, "key_bits": 1}],
             "sensitivity": [{"name": bad, "knows": bad, "key_bits": 1}],
         },
     }  # fmt: skip
@@ -282,3 +358,97 @@ def test_what_nodes_say_is_no_markup_and_moves_no_cursor(capsys: Any, tmp_path: 
     assert shown.count("peer_failed: [/x] ?[2J [red]?more") == 7
     assert "\x1b" not in shown
     assert plain("[/x]") == "\\[/x]"
+
+
+def test_the_table_of_eves_shows_by_what_it_is_sorted(capsys: Any) -> None:
+    """Without the limits, its rows looked unsorted, and `together` worse than an Eve whom she contains."""
+    rows = [("eve_now", 0.170, 0.301, 4416), ("string_near", 0.171, 0.295, 4480), ("together", 0.169, 0.29, 4544)]
+    keys = ("name", "guess_probability", "upper_bound", "key_bits")
+    eves = [{"knows": "x", **dict(zip(keys, row, strict=True))} for row in rows]
+    console().print(_eves({"eves": eves, "sensitivity": []}))
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "at most",
+        "30.1%",
+        "29.5%",
+        "Sorted by the key that each Eve leaves",
+        "she may guess fewer than one",
+    ):
+        assert words in shown
+    assert "together:" not in note_on_eves(eves[:2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "static_room", "--rounds", "x"), "--rounds: 'x' given; accepted: a whole number from 1 (see `"),
+        (("run", "static_room", "--rounds=-3"), "--rounds: '-3' given; accepted: a whole number from 1 (see `"),
+        (("live", ".", "--port", "1e9"), "--port: '1e9' given; accepted: a whole number from 0 to 65535 (see "),
+        (("bench", "soak", "--minutes", "nan"), "--minutes: 'nan' given; accepted: a number from 0.1 (see `"),
+        (("run", "--seed", "\x1b[2J" + "9" * 500), "--seed: '?[2J999"),
+    ],
+)
+def test_a_wrong_number_is_told_with_what_is_accepted(
+    monkeypatch: Any, capsys: Any, arguments: tuple[str, ...], says: str
+) -> None:
+    """pydantic's own words ("Input should be a valid integer, unable to parse string") do not say what was given."""
+    pytest.importorskip("typer._coercion", reason="an older typer, which has words of its own")
+    status, out, err = said(monkeypatch, capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"testbed: {says}")
+    assert err.count("\n") == 1
+    assert len(err) < 250
+
+
+def test_a_state_folder_that_is_a_file_is_one_line(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
+    """`testbed keys` said that there are no keys, with status 0."""
+    (tmp_path / "state").write_text("")
+    monkeypatch.setenv("TESTBED_STATE", str(tmp_path / "state"))
+    for command in (["keys"], ["keygen-certs"], ["doctor"]):
+        status, out, err = said(monkeypatch, capsys, *command)
+        assert (status, out) == (2, "")
+        assert err == (
+            f"testbed: variable TESTBED_STATE: {tmp_path / 'state'} is a file; accepted: a folder, or the name of a "
+            "new one\n"
+        )
+
+
+def test_every_benchmark_prints_a_list_of_rows_with_the_same_keys(monkeypatch: Any, capsys: Any) -> None:
+    row = benchmarks.BenchRow(name="cascade", ours_s=1.0, peer="them", peer_s=2.0, ratio=2.0, note="n")
+    monkeypatch.setattr(benchmarks, "run", lambda name, tell: [row])
+    monkeypatch.setattr(benchmarks, "endure", lambda *_: Endured(name="kills", figures={"kills": 2}, findings=[]))
+    (compared,) = json.loads(said(monkeypatch, capsys, "bench", "cascade", "--json")[1])
+    (endured,) = json.loads(said(monkeypatch, capsys, "bench", "kills", "--json")[1])
+    assert compared == msgspec.to_builtins(row)
+    assert endured.keys() - compared.keys() == {"figures", "findings"}
+    assert compared.keys() <= endured.keys()
+    assert (endured["name"], endured["peer"], endured["note"]) == ("kills", None, "every invariant held")
+    assert endured["figures"] == {"kills": 2}
+
+
+@pytest.mark.parametrize("command", ["live", "watch", "report", "audit", "stream", "compare"])
+def test_the_folder_of_all_runs_is_answered_with_the_newest(
+    command: str, monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("tuesday", "monday")):
+        a_run(Path("runs") / name)
+        os.utime(Path("runs") / name, (1000 - i, 1000 - i))
+    status, _, err = said(monkeypatch, capsys, command, *["runs"] * (2 if command == "compare" else 1))
+    assert status == 2
+    assert err.rstrip().endswith("; the newest run in it: runs/tuesday")
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    """`nohup testbed run …` ended with its terminal, because the run set a handler of its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for ignored in (True, False):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            on_signals(handler := lambda *_: None)
+            expected = [handler, handler, signal.SIG_IGN if ignored else handler]
+            assert [signal.getsignal(number) for number in numbers] == expected
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -121,7 +121,7 @@ def test_a_course_follows_an_eve_who_loses_every_fifteenth_packet(order: np.ndar
     facts = block(rng, alice, heard=(heard(noise(rng, every, 0.999)[left][:, order]),))
     z, reference = scores(facts), eves(facts)[0]
     assert known_candidates(facts, reference, z).change
-    found = piecewise(facts, reference, z)
+    (found,) = piecewise(facts, [reference], z)
     assert found is not None
     true = np.searchsorted(left, facts.rounds)  # where her packet of Alice's round stands in her series
     there = left[true] == facts.rounds

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from testbed.chain import amplification
 from testbed.chain.knowledge import Knowledge, heard_series
 from testbed.core import memory
+from testbed.core.outcomes import AgreeReport
 from testbed.core.types import Features
 from testbed.net import messages as m
 from testbed.nodes import events as e
@@ -56,6 +58,25 @@ def test_a_node_gives_memory_back_after_a_stage_of_a_block(
     made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
     made._report(e.Report(body))
     assert did == ["sent", *(["given back"] if gives else [])]
+
+
+@pytest.mark.parametrize(("role", "loads"), [("alice", True), ("bob", False)])
+def test_alice_loads_what_judging_needs_while_eve_attacks(
+    role: str, loads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(amplification, "load", lambda: did.append("loaded"))
+    made = object.__new__(NodeDaemon)
+    made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
+    made.role = role
+    made._report(e.Report(m.Agreed(report=cast(AgreeReport, None))))
+    assert did == ["sent", *(["loaded"] if loads else [])]
+
+
+def test_what_judging_needs_is_loaded_ahead() -> None:
+    code = "import sys; from testbed.chain import amplification; amplification.load(); print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"scipy.special", "scipy.fft", "testbed.entropy.attacks.eve_now"} <= set(told)
 
 
 def test_a_node_gives_memory_back_after_a_block_that_was_given_up(

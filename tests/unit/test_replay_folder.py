@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,12 @@ import testbed
 from testbed.assess import compare
 from testbed.cli import main
 from testbed.core.config import to_dict
-from testbed.core.errors import InputError
+from testbed.core.errors import DiskFull, InputError
 from testbed.entropy import attack, judge
-from testbed.records import documents, reader
+from testbed.records import documents, files, reader
+from testbed.records.journal import Journal
 from testbed.records.writer import RunWriter
+from testbed.replay import map as mapping
 from testbed.replay import record as recording
 from testbed.replay.replay import replay
 from testbed.report import html
@@ -84,8 +87,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def replayed(data: Path) -> tuple[dict[str, Any], Path]:
     out = data / "replays" / "one"
-    files = {"map": data / "map.toml", "chain": data / "chain.toml"}
-    return testbed.replay(data / "measured.npz", out=out, **files), out  # type: ignore[operator]
+    given = {"map": data / "map.toml", "chain": data / "chain.toml"}
+    return testbed.replay(data / "measured.npz", out=out, **given), out  # type: ignore[operator]
 
 
 def test_the_record_holds_the_measurements_and_what_the_replay_found(data: Path, replayed: Any) -> None:
@@ -133,18 +136,72 @@ def test_whoever_reads_runs_reads_it(data: Path, replayed: Any) -> None:
         replay(out)
 
 
-@pytest.mark.parametrize("what", ["file", "full"])
-def test_a_folder_that_is_taken_is_refused_before_anything_is_computed(data: Path, tmp_path: Path, what: str) -> None:
-    out = tmp_path / "out"
-    if what == "file":
-        out.write_text("")
-    else:
-        out.mkdir()
-        (out / "run.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [
+        ("full", "contains files already; accepted: a new folder, or an empty one"),
+        ("file", "cannot be made: {}/file is not a folder; accepted: a folder that this user can write"),
+        ("file/below", "cannot be made: {}/file is not a folder; accepted: "),
+        ("nowhere", "cannot be made: {}/nowhere is a link that leads nowhere; accepted: "),
+        ("closed", "cannot be written; accepted: a folder that this user can write, or the name of a new one in such"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    tmp_path: Path, out: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "run.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed")  # root may write everywhere
+    with pytest.raises(InputError) as refused:
+        replay(tmp_path / "is not even looked for", out=tmp_path / out)
+    assert str(refused.value).startswith(f"{tmp_path / out}: {why.format(tmp_path)}")
+
+
+def test_a_replay_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        replay(tmp_path / "missing.npz", out=tmp_path / "replays" / "one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_for_the_record_is_found_before_the_analysis(
+    data: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(files, "free_bytes", lambda _: 20 << 20)
     told: list[str] = []
-    with pytest.raises(InputError, match=f"--out {out}: .*accepted: a new folder, or an empty one"):
-        replay(data / "measured.npz", progress=lambda _, what: told.append(what), out=out)
-    assert told == []
+    with pytest.raises(InputError, match=r"one: 20 MB free, the record of this replay needs about 32 MB there"):
+        replay(
+            data / "measured.npz",
+            None,
+            None,
+            lambda _, what: told.append(what),
+            None,
+            data / "map.toml",
+            tmp_path / "one",
+        )
+    assert [what.split()[0] for what in told] == ["reading"]
+
+
+def test_a_disk_that_is_full_at_the_end_asks_for_a_new_replay(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """`testbed report`, which completes the record of a run, would keep a part of the rounds."""
+    commit, commits = Journal._commit, iter(range(3))
+
+    def limited(journal: Journal) -> None:
+        if next(commits, None) is None:
+            raise sqlite3.OperationalError("database or disk is full")
+        commit(journal)
+
+    monkeypatch.setattr(Journal, "_commit", limited)
+    source = mapping.load(data / "measured.npz", data / "map.toml")
+    out = tmp_path / "one"
+    with pytest.raises(DiskFull) as told:
+        recording.write(out, data / "measured.npz", None, source, source.cuts["mapped"], [], [], {})
+    assert str(told.value) == (
+        f"{out}: disk full: the record of this replay is incomplete; delete this folder, free space until there are "
+        "32 MB, and replay again"
+    )
 
 
 def test_a_run_is_replayed_into_a_folder_that_can_be_replayed(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

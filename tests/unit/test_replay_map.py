@@ -408,10 +408,14 @@ def test_a_wrong_map_is_one_line(tmp_path: Path, change: tuple[str, str], says: 
         ),
         ({"bob": np.ones((40, 4), complex)}, "subcarriers differ: alice 5, bob 4"),
         ({"bob": np.ones((40, 5))}, "array 'bob' is real (float64)"),
-        ({"bob": np.full((40, 5), np.inf, complex)}, "probe 0 is infinite"),
+        (
+            {"bob": np.full((40, 5), np.inf, complex)},
+            "m.npz: array 'bob'[0, 0]: inf+0j; accepted: finite numbers up to",
+        ),
         ({"bob": np.full((40, 5), np.nan, complex)}, "no subcarrier is left"),
         ({"bob": np.ones((40, 0), complex)}, "at least one value"),
-        ({"bob": np.array(["x"] * 40)}, "accepted: numbers"),
+        ({"bob": np.array(["1"] * 7 + ["x"] * 33)}, "m.npz: array 'bob'[7]: 'x'; accepted: numbers"),
+        ({"bob": np.array(["1"] * 40)}, "table [bob]: "),
         ({"bob": np.array([{}] * 40, dtype=object)}, "damaged, or not a .npz file"),
     ],
 )
@@ -543,9 +547,12 @@ def test_tables_that_are_missing_stay_the_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (('"seq"', '"sek"'), "map.toml: table [alice]: m.csv: no array 'sek'; accepted: seq, node, rssi"),
-        (('"rssi"', '"node"'), "map.toml: table [alice]: array 'node': text; accepted: numbers"),
-        (('"rssi"', '"node"'), "where nothing was received; probe 0 has 'a'"),
+        (('"seq"', '"sek"'), "map.toml: table [alice]: index: m.csv: no array 'sek'; accepted: seq, node, rssi"),
+        (
+            ('"rssi"', '"node"'),
+            "m.csv: line 2: column 'node': 'a'; accepted: numbers, and empty cells where nothing was received "
+            "(map.toml: table [alice])",
+        ),
         (('"rssi"', '"rsi"'), "no array 'rsi'; accepted: seq, node, rssi; did you mean 'rssi'?"),
         (('"a"', '"c"'), "[alice]: where: node = 'c' leaves no probe; accepted: values that occur: 'a', 'b'"),
     ],
@@ -560,6 +567,85 @@ def test_a_wrong_column_of_a_table_is_one_line(tmp_path: Path, change: tuple[str
     with pytest.raises(InputError) as caught:
         loaded(tmp_path, "m.csv", text.replace(*change, 1))
     assert says in str(caught.value).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            "7,0.7,-60,-6O",
+            "line 11: column 'b': '-6O'; accepted: numbers, and empty cells where nothing was received (",
+        ),
+        (
+            "7.5,0.7,-60,-61",
+            "line 11: column 'seq': 7.5; accepted: sequence numbers, which are whole (map.toml: table ",
+        ),
+        (",0.7,-60,-61", "line 11: column 'seq': nan; accepted: finite real numbers (map.toml: table [alice]: index)"),
+        ("7,inf,-60,-61", "line 11: column 't': inf; accepted: finite real numbers (map.toml: table [alice]: time)"),
+        ("7,0.7,-60,-6100", "line 11: column 'b': -6100 dB; accepted: -300 to 300 dB, other values in the key 'miss"),
+        ("7,0.7,-60", "line 11: 3 cells; accepted: 4, as in the first"),
+        ("7,noon,-60,-61", "line 11: column 't': 'noon'; accepted: numbers (map.toml: table [alice]: time)"),
+    ],
+)
+def test_a_wrong_cell_is_named_by_its_line_in_the_file(tmp_path: Path, line: str, says: str) -> None:
+    """Comments and empty lines count, as in an editor."""
+    lines = ["# made by hand", "seq,t,a,b", ""] + [f"{i},{i / 10},-60,-61" for i in range(40)]
+    lines[10] = line
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    text = 'schema = 1\nquantity = "rssi_db"\n' + "".join(
+        f'[{end}]\narray = "{end[0]}"\nindex = "seq"\ntime = "t"\n' for end in ("alice", "bob")
+    )
+    with pytest.raises(InputError) as caught:
+        loaded(tmp_path, "m.csv", text)
+    assert str(caught.value).replace(f"{tmp_path}/", "").startswith(f"m.csv: {says}")
+
+
+@pytest.mark.parametrize("first", ["", "# seq; a; b\n", "seq a b\n"])
+def test_columns_that_are_divided_by_spaces(tmp_path: Path, first: str) -> None:
+    """As numpy.savetxt and MATLAB write them; a comment before them does not decide how they are divided."""
+    rows = [f" {i:.1f}  {-60 - i % 7:.2f} {-61 - i % 5:.2f}" for i in range(40)]
+    (tmp_path / "m.txt").write_text(first + "\n".join(rows))
+    names = ("seq", "a", "b") if first.startswith("seq") else ("0", "1", "2")
+    text = 'schema = 1\nquantity = "rssi_db"\n' + "".join(
+        f'[{end}]\narray = "{name}"\nindex = "{names[0]}"\n'
+        for end, name in zip(("alice", "bob"), names[1:], strict=True)
+    )
+    cut = loaded(tmp_path, "m.txt", text)
+    np.testing.assert_allclose(20 * np.log10(np.abs(cut.alice.h.ravel())), -60 - np.arange(40) % 7, atol=1e-4)
+    np.testing.assert_allclose(20 * np.log10(np.abs(cut.bob.h.ravel())), -61 - np.arange(40) % 5, atol=1e-4)
+
+
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    """It is not guessed: 1,234 may be a number of four digits."""
+    (tmp_path / "m.csv").write_text("a;b\n" + "-60,5;-61,25\n" * 40)
+    text = 'schema = 1\nquantity = "rssi_db"\nalice = { array = "a" }\nbob = { array = "b" }\n'
+    with pytest.raises(
+        InputError, match=r"m\.csv: line 2: column 'a': '-60,5'; accepted: numbers with a decimal point,"
+    ):
+        loaded(tmp_path, "m.csv", text)
+
+
+def test_a_cell_of_several_columns_is_named_by_its_own(tmp_path: Path) -> None:
+    lines = ["b1,b10,b2"] + ["1,2,3"] * 40
+    lines[4] = "1,none,3"
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    text = 'schema = 1\nquantity = "amplitude"\nalice = { array = "b*" }\nbob = { array = "b1" }\n'
+    with pytest.raises(InputError, match=r"m\.csv: line 5: column 'b10': 'none'; accepted: numbers, and empty"):
+        loaded(tmp_path, "m.csv", text)
+
+
+def test_a_table_without_a_probe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("seq,a,b\n")
+    with pytest.raises(InputError, match=r"m\.csv: no line below the column names; accepted: one line per probe below"):
+        loaded(tmp_path, "m.csv", 'schema = 1\nquantity = "rssi_db"\nalice = { array = "a" }\nbob = { array = "b" }\n')
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_map_that_is_no_utf8_says_how_to_save_it(tmp_path: Path, encoding: str) -> None:
+    np.savez(tmp_path / "m.npz", **channels())
+    (tmp_path / "map.toml").write_text(MAP.replace("schema = 1", 'schema = 1\ntitle = "Möbius"'), encoding=encoding)
+    with pytest.raises(InputError, match=r"map\.toml: not UTF-8 text.*; accepted: UTF-8: save it as UTF-8"):
+        mapping.load(tmp_path / "m.npz", tmp_path / "map.toml")
 
 
 def test_how_far_apart_clocks_are_is_told(tmp_path: Path) -> None:

@@ -234,6 +234,19 @@ def test_a_failed_block_is_explained():
     assert s["kdr_raw"] == pytest.approx((20 + 2) / (1000 + 100))
 
 
+def test_a_block_that_the_coordinator_gave_up_is_explained_in_its_words():
+    """Its death takes the reports of all nodes with it, none of which had stopped reporting."""
+    died = BlockFacts(None, None, failure="the coordinator's process died")
+    peer = BlockFacts(agree("alice", verified=False, failure="peer_failed"), None, failure="bob was lost")
+    own = BlockFacts(agree("alice", verified=False, failure="unequal"), None, failure="unequal at alice")
+    s = summarise(facts(block(), died, peer, own, BlockFacts(None, None)))
+    detail = next(e["detail"] for e in s["health"] if e["check"] == "blocks_give_keys")
+    assert detail == (
+        "1 of 5 blocks: the coordinator's process died; 1 of 5 blocks: bob was lost; 1 of 5 blocks: unequal; "
+        "1 of 5 blocks: a node stopped reporting"
+    )
+
+
 def test_too_few_bits_is_no_failure_of_reconciliation():
     short = replace(block(), alice=agree("alice", verified=False, failure="too_few_bits", raw=100), bob=None)
     assert summarise(facts(short))["reconciliation"]["frame_failures"] == 0
@@ -331,6 +344,18 @@ def test_private_nodes_keep_who_could_know_to_themselves():
     assert s["secrecy"] is None
     assert s["min_entropy_per_bit"] is None
     assert any("private mode" in e["detail"] and "secrecy" in e["check"] for e in s["health"])
+
+
+def test_where_there_is_no_key_the_checks_of_keys_say_so():
+    none = BlockFacts(agree("alice", verified=False, failure="too_few_bits"), None)
+    s = summarise(facts(none, randomness={}, keys_exposed=None, health=[Verdict("eve_measured", True, "by probes")]))
+    told = {e["check"].removeprefix("measured_"): e["detail"] for e in s["health"] if not e["ok"]}
+    assert told["blocks_give_keys"].startswith("1 of 1 block: too_few_bits (fewer than 256 bits are left after ")
+    assert [told[x] for x in ("randomness", "keys_exposed", "eve_keys_recovered")] == ["there is no key"] * 3
+    assert told["kdr_eve"] == "no block reached the comparison of raw bits"
+    assert told["secrecy"] == "no block reached the decision on a key's length"
+    with_key = summarise(facts(block(), randomness={}))
+    assert "the keys have too few bits for the tests" in {e["detail"] for e in with_key["health"]}
 
 
 def test_keys_of_a_rehearsal_are_counted_as_reproducible():

@@ -261,3 +261,21 @@ def test_how_far_a_long_job_is_is_told_every_few_seconds() -> None:
     with within:
         assert within._ticking.is_alive()
     assert not within._ticking.is_alive()
+
+
+def test_a_stop_that_comes_too_late_for_one_run_begins_no_other(tmp_path: Path, monkeypatch: Any) -> None:
+    text = 'schema = 1\nexperiment = "static_room"\nlab = "sim"\n[grid]\nrounds = [10, 20, 30]\n'
+    path = tmp_path / "g.toml"
+    path.write_text(text)
+    asked = iter([False, True, False])
+    servers: list[Any] = []
+
+    def run(grid: Any, job: Any, out: Any, on_coordinator: Any, *_: Any) -> dict[str, Any]:
+        on_coordinator(SimpleNamespace(is_told_to_end=next(asked)), None)
+        return {"status": "finished", "detail": "", "run": None, "figures": {}}
+
+    monkeypatch.setattr(sweep, "_run", run)
+    with pytest.raises(sweep.Stopped, match="--resume continues the sweep"):
+        sweep.run(path, tmp_path / "out", on_coordinator=lambda server, crew: servers.append(server))
+    assert len(servers) == 2
+    assert len((tmp_path / "out" / sweep.JOURNAL).read_text().splitlines()) == 2

@@ -32,7 +32,7 @@ def eve_distinct(alice_db: F64, bob_db: F64, eve_db: Mapping[str, F64]) -> Verdi
                 r = correlation(x, y)
                 if r is not None:
                     chance = 4.0 / np.sqrt(_independent_probes(x, y))
-                    found[f"{kind} of {heard}'s probes at Eve and those at {end}"] = (r, chance)
+                    found[f"{kind} of {heard.capitalize()}'s probes at Eve and those at {end}"] = (r, chance)
     if not found or legitimate is None:
         return Verdict(name, False, "Eve's channel could not be compared: the levels at Alice, Bob or Eve do not vary.")
     # The links that correlate by more than chance are preferred; among them, the largest correlation is reported.

@@ -26,4 +26,8 @@ def eve_measured(eve_db: Mapping[str, F64]) -> Verdict:
             False,
             "Eve was not measured: what she knows is assumed (table [accounting], assumed_eve_…).",
         )
-    return Verdict("eve_measured", True, f"Eve measured the probes of {' and '.join(sorted(eve_db))}.")
+    return Verdict(
+        "eve_measured",
+        True,
+        f"Eve measured the probes of {' and '.join(name.capitalize() for name in sorted(eve_db))}.",
+    )

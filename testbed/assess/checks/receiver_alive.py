@@ -18,7 +18,7 @@ class ReceiverAlive(HealthCheck):
 
     def verdicts(self, m: Measured) -> list[Verdict]:
         ends = {"Alice": m.alice_db, "Bob": m.bob_db}
-        ends |= {f"Eve (hearing {name})": values for name, values in m.eve_db.items()}
+        ends |= {f"Eve (hearing {name.capitalize()})": values for name, values in m.eve_db.items()}
         return [receiver_alive(name, values) for name, values in ends.items()]
 
 

@@ -20,8 +20,8 @@ class EveDirect(DirectAttack):
     def matches(self, facts: Facts, z: F64) -> list[Match]:
         now = at_rounds(*joined_of(facts), facts.rounds)
         found = [Match(now, agreement_of(z, now))]
-        for reference in eves(facts):
+        references = eves(facts)
+        for reference, course in zip(references, piecewise(facts, references, z), strict=True):
             found += constant(facts, reference, z)
-            course = piecewise(facts, reference, z)
             found += [] if course is None else [course]
         return found

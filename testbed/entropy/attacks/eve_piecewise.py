@@ -16,5 +16,5 @@ class EvePiecewise(EstimatingAttack):
     needs = ("heard",)
 
     def inputs(self, facts: Facts, z: F64) -> F64 | None:
-        found = [m for r in eves(facts) if (m := piecewise(facts, r, z)) is not None]
+        found = [m for m in piecewise(facts, eves(facts), z) if m is not None]
         return max(found, key=lambda m: m.agreement).inputs if found else None

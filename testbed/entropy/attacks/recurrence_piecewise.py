@@ -22,7 +22,7 @@ class RecurrencePiecewise(DirectAttack):
     def matches(self, facts: Facts, z: F64) -> list[Match]:
         references = own(facts, z)
         found = sorted((m for r in references for m in constant(facts, r, z, SHIFTS)), key=lambda m: -m.agreement)
-        out = [m for r in references if (m := piecewise(facts, r, z)) is not None]
+        out = [m for m in piecewise(facts, references, z) if m is not None]
         if found:
             together = combined(z, [m.inputs for m in found[:SHIFTS]])
             out.append(Match(together, agreement_of(z, together)))

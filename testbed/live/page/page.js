@@ -155,7 +155,7 @@ function draw() {
   document.title = `${t.title || "testbed"}: ${t.rounds}/${t.planned}`;
   by("state").textContent = standing(t);
   by("progress").max = t.planned || 1; by("progress").value = t.rounds;
-  by("f-round").textContent = `${t.rounds}/${t.planned}`; by("f-rate").textContent = figure(t.rounds_per_s, 0);
+  by("f-round").textContent = `${t.rounds}/${t.planned}`; by("f-rate").textContent = figure(t.rounds_per_s_now, 0);
   const r = (state.points.findLast((p) => Object.keys(p.r).length) || {r: {}}).r;
   by("f-r").textContent = figure(r["Alice–Bob"], 2);
   const eve = [r["Bob–Eve"], r["Alice–Eve"]].filter((v) => v !== undefined).sort((a, b) => Math.abs(b) - Math.abs(a));

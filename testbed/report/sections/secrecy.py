@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from testbed.assess.summary import note_on_eves
 from testbed.core.words import counted
 from testbed.report.pieces import Cell, missing, number, percent, table
 from testbed.report.section import Section
@@ -38,7 +39,7 @@ class Secrecy(Section):
             "were fitted to Alice’s own measurements. No statistic can exclude that another attack, "
             "which is not in this table, does better.</p>"
         )
-        parts.append(_table(secrecy["eves"]))
+        parts.append(f"<p>{escape(note_on_eves(secrecy['eves']))}</p>" + _table(secrecy["eves"]))
         if secrecy.get("sensitivity"):
             parts.append("<h3>Under stronger assumptions</h3>" + _table(secrecy["sensitivity"]))
         assumptions = "".join(f"<li>{escape(text)}</li>" for text in secrecy["assumptions"])
