@@ -98,7 +98,7 @@ class Hub:
     def __init__(self, give_way: Callable[[], None]) -> None:
         self.socket = Inbox(give_way)
         self.links: dict[str, Link] = {}
-        self.port, self.run = 0, ""
+        self.port, self.run, self.other_version = 0, "", ""
         self.refused: Counter[str] = Counter()
         self.handshakes = SimpleNamespace(look=lambda: None, refused_key=0, not_understood=0)
         self._numbers: Counter[str] = Counter()

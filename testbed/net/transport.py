@@ -177,6 +177,8 @@ class Hub:
         self.handshakes = wire.handshakes(self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
+        self.other_version = ""
+        """Who speaks another version of the protocol, and which."""
         self.refused: Counter[str] = Counter()
         self._incarnation = new_incarnation()
         self._sessions: dict[str, Session] = {}
@@ -212,6 +214,8 @@ class Hub:
         try:
             envelope = m.decode(frames[1].bytes)
         except ProtocolError as exc:
+            if isinstance(exc, m.OtherVersion):
+                self.other_version = f"{self._wire.sender_of(frames[1]) or 'a node'}: {exc}"
             self._strike(route, "schema", exc)
             return None
         header = envelope.header

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -112,6 +113,22 @@ def test_a_wrong_key_between_alice_and_bob_is_reported(
     assert failed.operation == operation
     assert failed.detail.startswith(said)
     guest.handshakes.stop()
+
+
+@pytest.mark.parametrize("body", [{"type": "greeting", "of": "the future"}, {"type": "Here"}])
+def test_a_node_of_another_version_is_named_whatever_its_messages_have_become(
+    house: House, body: dict[str, str]
+) -> None:
+    link = house.link(house.wire("bob"), "bob")
+    header = {"msg_id": 0, "version": m.VERSION + 1, "sender": "bob", "incarnation": "1", "colour": "new"}
+    link.socket.send(msgspec.msgpack.encode({"header": header, "body": body}))
+    assert house.take() is None
+    said = f"bob: message of protocol version {m.VERSION + 1}, accepted: {m.VERSION}"
+    assert house.hub.other_version == said
+    link.socket.send(msgspec.msgpack.encode({"header": header | {"version": "?"}, "body": body}))
+    assert house.take() is None
+    assert house.hub.refused["schema"] == 2
+    assert house.hub.other_version == said
 
 
 def test_a_known_key_under_another_name_is_refused(house: House) -> None:
