@@ -215,6 +215,16 @@ def test_a_wrong_key_is_reported_with_the_nodes_that_did_not_join() -> None:
     assert stage.over.detail == "bob did not join within 30 s; somebody came whose key is in no /keys/NAME.public"
 
 
+def test_a_peer_of_another_version_is_reported_with_the_nodes_that_did_not_join() -> None:
+    stage = Stage()
+    stage.join("alice", "eve", "ris")
+    stage.take(e.VersionRefused("bob: message of protocol version 3, accepted: 9: install the same"))
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith("bob did not join within 30 s; bob: message of protocol version 3, accepted: 9")
+    assert [n.kind for n in stage.notes if n.kind.endswith("_refused")] == ["version_refused"]
+
+
 def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:
     """Play a run in which Eve's radio is silent: she answers nothing. Returns when each round was over."""
     stage = Stage(lambda n, b: [] if n == "eve" and isinstance(b, m.Probe) else None, rounds=40, **changes)
