@@ -365,6 +365,10 @@ class Rounds:
         self.uncorrected.append(r)
         return r
 
+    def has_closed(self, train: int) -> bool:
+        """Return whether no round of a train is under way."""
+        return not any(rounds and rounds[0].train == train for rounds in (self.settling, self.on_air))
+
     def drop_all(self) -> list[Round]:
         dropped = self.under_way
         self.settling, self.on_air = [], []

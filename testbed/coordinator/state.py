@@ -656,7 +656,7 @@ class CoordinatorState(Deadlines):
         over = r.record_settled(reason)
         if self.surface.watches:
             self.surface.observe(r.number, csi_by_link(r, self.roster) if reason is None else {})
-        self.timetable.heed_lateness(r, self.rounds.next, self.roster.pair())
+        self.timetable.heed_lateness(r, self.rounds.next, self.roster.pair(), self.rounds.has_closed(r.train))
         if reason is None:
             self.tally.keep(over, for_a_block=not self.blocks.takes_guard_round())
             return [over]

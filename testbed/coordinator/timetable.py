@@ -49,6 +49,11 @@ FIRST_LEAD_S = 0.12
 LONGEST_LEAD_S = 0.25
 """Upper limit of that time: a late train doubles it, and every train that is not late shortens it a little."""
 _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
+FIRST_TRAIN = 64
+"""On the wall clock, largest number of rounds of the first trains: how fast the nodes are shows only in their reports,
+and two trains are ordered before the first report."""
+_SPARE = 1.25
+"""How much longer than the last train the next one may take the nodes."""
 _CLEAR_S = 0.2
 """More than two windows of the greatest width, and than the radios' longest turn-arounds in virtual time."""
 _NOT_MADE = frozenset(
@@ -101,8 +106,10 @@ class Timetable:
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
         """Largest error of the board's clock by its latest reading."""
         self._latch_from_s = 0.0
-        self._most: float = MAX_TRAIN
+        self._most: float = MAX_TRAIN if self.virtual else FIRST_TRAIN
         """Largest number of rounds of a train, reduced while trains are late."""
+        self._train_from_s = 0.0
+        """Start of the train whose rounds are being closed."""
         self._heeded = 0
         """First round that was ordered after the last late transmission was reported."""
         self._lag = 2 * longest_train(experiment.probing.interval_s)
@@ -350,21 +357,38 @@ class Timetable:
         if snrs_db:
             self.snr_db = sum(snrs_db) / len(snrs_db)
 
-    def heed_lateness(self, r: Round, ordered: int, senders: set[str]) -> None:
+    def heed_lateness(self, r: Round, ordered: int, senders: set[str], is_last: bool) -> None:
         """On the wall clock, after a late round, order trains earlier and make them shorter; undo that step by step
         while none is late.
 
         `ordered`: number of the next round. Rounds before it were ordered before the change and are not judged.
-        `senders`: the nodes that transmit.
+        `senders`: the nodes that transmit. `is_last`: whether the round is the last one of its train.
         """
-        if self.virtual or self.scheduler is None or r.number < self._heeded:
+        if self.virtual or self.scheduler is None:
+            return
+        if r.number == r.train:
+            self._train_from_s = r.start_s
+        if r.number < self._heeded:
             return
         if any(r.results[name].fault == Reject.LATE_TX for name in senders if name in r.results):
             self.scheduler.lead_s = min(2 * self.scheduler.lead_s, LONGEST_LEAD_S)
             self._most = max(1.0, min(self._most, self.train) / 2)
             self._heeded = ordered
-        elif r.number == r.train:
-            self.scheduler.lead_s = max(_LEAD_SHRINKS * self.scheduler.lead_s, self._least_lead_s)
+        elif is_last:
+            self._prepare_next(r, self.scheduler)
+
+    def _prepare_next(self, last: Round, scheduler: Scheduler) -> None:
+        """After a train that was not late, order the next ones later and make them longer, as far as the nodes keep up.
+
+        If they need longer for a train than it is on the air, they begin to prepare the next one only after that.
+        """
+        lead_s = max(_LEAD_SHRINKS * scheduler.lead_s, self._least_lead_s)
+        needed_s = _SPARE * (self.now_s - last.end_s)
+        if last.number == last.train or needed_s <= last.end_s - self._train_from_s:
+            needed_s = 0.0
+        scheduler.lead_s = min(max(lead_s, needed_s), LONGEST_LEAD_S)
+        number = last.number - last.train + 1
+        if 2 * number >= self._most and _SPARE * needed_s <= LONGEST_LEAD_S:
             self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
 
     @property

@@ -6,6 +6,7 @@ An order that a device or its settings refuse raises DeviceError or InputError; 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,10 @@ _REPORT_BYTES = 1 << 22
 _SLICE_S = 0.03
 """On the wall clock, largest number of rounds that are received in one go; between two of these parts, further
 transmissions are queued."""
+_AHEAD_S = 0.02
+"""On the wall clock, how long before a train its first reception is ordered from the device …"""
+_LOOK_S = 0.02
+"""… and how often is looked until then whether the node is halted."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
 
 
@@ -116,6 +121,8 @@ class RadioWork:
         self._part = _Part(-1)
         self._coming: deque[Capture] = deque()
         """Trains that were ordered and are not captured yet, in their order."""
+        self._ordered = threading.Event()
+        """Set where a further train was ordered."""
         self._expected = 0
         """Number of trains expected so far."""
         self._retune: float | None = None
@@ -201,6 +208,7 @@ class RadioWork:
         if self._retune is not None and found.ordinal >= self._hears_from:
             found.correction_ppm, self._retune = self._retune, None
         self._coming.append(found)
+        self._ordered.set()
         return found
 
     def capture(self, found: Capture) -> Capture:
@@ -217,8 +225,10 @@ class RadioWork:
             if found.correction_ppm is not None:
                 self._radio.correction_ppm = found.correction_ppm
                 self._radio.configure(tuned.settings)
+            begins_s = self._begins_s(found)  # before anything is queued, behind which a device may place its present
             while found.received < len(rounds) and not self._radio.is_interrupted:
                 self._queue(tuned)
+                self._await(tuned, begins_s)
                 part = self._next_part(found)
                 self._promise(part, found)  # tells the air until when this node transmits nothing more
                 self._receive(tuned, part, found)
@@ -231,6 +241,24 @@ class RadioWork:
             self._radio.silence()
             raise DeviceError(self._radio.name, "receive", self._radio.state, "interrupted: the node is halted")
         return found
+
+    def _begins_s(self, found: Capture) -> float:
+        """Return when a train begins, by this node's own clock: on the wall clock, shortly before its first slot."""
+        if not found.order.paced:
+            return -math.inf
+        first_s = min(slot.start_s for slot in found.order.rounds[0].slots)
+        try:
+            return self._now_s() + first_s - self._radio.now_s() - _AHEAD_S
+        except DeviceError:  # it is reported by the reception that fails
+            return -math.inf
+
+    def _await(self, tuned: _Tuned, begins_s: float) -> None:
+        """Wait until a train begins, and queue the transmissions of the next one as soon as it is ordered: a reception
+        ends with its last sample, which may be too late for the next train's first round."""
+        while (left_s := begins_s - self._now_s()) > 0 and not self._radio.is_interrupted:
+            if self._ordered.wait(min(left_s, _LOOK_S)):
+                self._ordered.clear()
+                self._queue(tuned)
 
     def _since(self, began_s: float) -> float:
         """Return the time since an instant, as a message may contain it."""

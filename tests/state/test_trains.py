@@ -10,6 +10,7 @@ from test_coordinator import LAB, Stage, probed
 from test_watching_policy import answering, loop
 
 from testbed.coordinator import events as e
+from testbed.coordinator.round import Round
 from testbed.core.config import Experiment
 from testbed.core.errors import InputError
 from testbed.net import messages as m
@@ -137,7 +138,41 @@ def test_a_train_is_as_long_as_the_interval_allows() -> None:
         return out.state.timetable.train
 
     assert [longest(x) for x in (200e-6, 2e-3, 0.05, 0.3, 0.5, 20.0)] == [64, 64, 16, 2, 1, 1]
-    assert [longest(x, "wall") for x in (200e-6, 2e-3, 0.05, 0.5)] == [256, 64, 3, 1]
+    assert [longest(x, "wall") for x in (200e-6, 2e-3, 0.05, 0.5)] == [64, 64, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "rounds", "behind_s", "lead_s", "longest"),
+    [
+        (200e-6, 64, 0.05, 0.108, 80),  # a lead that is long enough becomes shorter, and trains longer
+        (200e-6, 64, 0.16, 0.2, 80),
+        (200e-6, 64, 0.18, 0.225, 64),  # the next train would be longer than the longest lead is enough for
+        (200e-6, 64, 1.0, 0.25, 64),
+        (200e-6, 20, 0.05, 0.108, 64),  # a short train says nothing of long ones
+        (200e-6, 1, 0.5, 0.108, 64),
+        (1e-3, 64, 0.045, 0.108, 80),  # the nodes keep up with the air
+        (1e-3, 64, 0.16, 0.2, 80),
+    ],
+)  # fmt: skip
+def test_the_next_train_waits_for_nodes_that_need_longer_than_the_air(
+    interval_s: float, rounds: int, behind_s: float, lead_s: float, longest: int
+) -> None:
+    quiet = Held(0, "bob")
+    run = joined(
+        quiet, lab={**LAB, "world": {"pace": "wall"}}, train=256, rounds=3000, probing={"interval_s": interval_s}
+    )
+    timetable = run.state.timetable
+    assert timetable.scheduler is not None
+    assert timetable.scheduler.lead_s == 0.12
+    end_s = timetable.now_s - behind_s
+    start_s = end_s - rounds * interval_s
+    for k in range(rounds):
+        at_s = start_s + k * interval_s
+        r = Round(k, None, at_s, at_s + interval_s, ["alice", "bob"], run.state._clock)
+        r.train = 0
+        timetable.heed_lateness(r, rounds, {"alice", "bob"}, k + 1 == rounds)
+    assert timetable.scheduler.lead_s == pytest.approx(lead_s)
+    assert timetable.train == longest
 
 
 def test_trains_end_where_a_block_is_filled() -> None:

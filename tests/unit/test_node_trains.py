@@ -246,6 +246,28 @@ def test_a_halt_in_the_middle_of_a_train_silences_what_is_queued() -> None:
     assert min(power[:2]) > 100 * max(power[5:])
 
 
+def test_a_train_that_is_ordered_while_another_one_is_awaited_is_queued_before_that_begins() -> None:
+    """Else its first rounds were late, where it follows at once: the reception of the other one ends with that."""
+    with room(pace="wall") as world:
+        alice = Node(world, "alice")
+        start_s = now_s(alice.radio) + 30.0
+        first, second = (alice.order(start_s, numbers, 1e-3, paced=True) for numbers in (range(5), range(5, 12)))
+        found = alice.work.expect(first)
+        sending = threading.Thread(target=captured, args=(alice, found))
+        sending.start()
+        while found.queued < 5 and sending.is_alive():
+            threading.Event().wait(0.01)
+        later = alice.work.expect(second)
+        while later.queued < 7 and sending.is_alive() and found.received == 0:
+            threading.Event().wait(0.01)
+        assert (found.queued, found.received, later.queued) == (5, 0, 7)
+        assert not found.faults
+        assert not later.faults
+        alice.radio.interrupt()
+        sending.join(timeout=20.0)
+        assert not sending.is_alive()
+
+
 def captured(node: Node, found: Capture) -> None:
     """Fail where the capture does not give up."""
     with pytest.raises(DeviceError, match="halted"):
