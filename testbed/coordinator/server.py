@@ -321,7 +321,7 @@ class Coordinator:
                 found.refused_key,
             "a connection was refused that expects another key of the coordinator than "
             f"{keys / 'coordinator.public'}: copy that to "
-            "the node's machine": found.not_understood >= handshakes.MANY,
+            "the node's machine": found.not_understood >= handshakes.MANY and self._awaits_a_greeting,
         }  # fmt: skip
         for detail, happened in kinds.items():
             if happened and detail not in self._reported_keys and self.lab.curve:
@@ -331,6 +331,12 @@ class Coordinator:
         if other and other not in self._reported_keys and len(self._reported_keys) < _MOST_STRANGERS:
             self._reported_keys.add(other)
             self._take(e.VersionRefused(f"{other}: install the same version of testbed on both machines"))
+
+    @property
+    def _awaits_a_greeting(self) -> bool:
+        """Whether a node has never been heard. Otherwise failed handshakes are connections that broke, such as many
+        while this process was suspended."""
+        return any(not node.incarnation for node in self.state.nodes.values())
 
     def _look_at_time_of_day(self) -> None:
         """Record it where the time of day was set, or the machine slept: all times of the record follow it."""

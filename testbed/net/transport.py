@@ -319,9 +319,12 @@ class Hub:
         return list(dropped.items())
 
     def link_changes(self) -> list[tuple[str, bool]]:
-        """Return (node, is it connected now) for every change since the last call."""
-        changes, self._changes = self._changes, []
-        return changes
+        """Return (node, is it connected now) for the changes since the last call: for each node that an order could not
+        reach, that it was not, and then that it is again, if it is; after a pause of this process there may be many."""
+        lost = dict.fromkeys(name for name, is_up in self._changes if not is_up)
+        back = dict.fromkeys(name for name, is_up in self._changes if is_up and name not in self._unreachable)
+        self._changes = []
+        return [*((name, False) for name in lost), *((name, True) for name in back)]
 
     def withdraw(self, name: str, kinds: tuple[type, ...]) -> None:
         """Withdraw orders of these kinds that have not been acknowledged; one that has arrived is carried out."""

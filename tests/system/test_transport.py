@@ -115,6 +115,14 @@ def test_a_wrong_key_between_alice_and_bob_is_reported(
     guest.handshakes.stop()
 
 
+def test_connections_that_broke_while_the_coordinator_was_suspended_are_one_change(house: House) -> None:
+    """It reads messages of each of them, and cannot answer on any."""
+    house.hub._changes = [("bob", False), ("bob", True)] * 7 + [("eve", False)]
+    house.hub._unreachable = {"eve"}
+    assert house.hub.link_changes() == [("bob", False), ("eve", False), ("bob", True)]
+    assert house.hub.link_changes() == []
+
+
 @pytest.mark.parametrize("body", [{"type": "greeting", "of": "the future"}, {"type": "Here"}])
 def test_a_node_of_another_version_is_named_whatever_its_messages_have_become(
     house: House, body: dict[str, str]
