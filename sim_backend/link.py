@@ -5,20 +5,23 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import zmq
 
 from sim_backend.messages import PROTOCOL, Attach, Declare, Detach, Reply, decode_reply, encode
-from testbed.core.errors import DeviceError, DeviceTimeout, LateTransmit
+from testbed.core.errors import DeviceError, DeviceTimeout, KeyRefused, LateTransmit
+from testbed.core.handshakes import Handshakes
 from testbed.core.identity import Identity, secure
 from testbed.core.sockets import end_context
 from testbed.core.world import DriverContext
 
 _LOOK_UP_S = 0.05
 """Seconds between two checks of a waiting request whether it should still wait."""
+_ENDS_WITHIN_S = 2.0
 ANSWER_S = 5.0
 """How long the World may take for an immediate answer (it may be computing for another device)."""
 
@@ -63,6 +66,14 @@ class Link:
         self._now_s: Callable[[], float] = time.monotonic
         self._local: Any = threading.local()
         self._ids = itertools.count(1)
+        self._handshakes: Handshakes | None = None
+        """Those of the first socket: the others have the same keys."""
+        self._rests = threading.Condition()
+        """Guards the next two values."""
+        self._asking = 0
+        """How many requests of other threads are under way."""
+        self._closed_by = 0
+        """The thread that closes this link; 0 before."""
         self.session = ""
 
     def share(self) -> None:
@@ -80,23 +91,45 @@ class Link:
         """
         operation = type(request).__struct_config__.tag
         packed = self._pack(request)
-        self._socket(operation, state).send_multipart([packed] if payload is None else [packed, payload])
-        return self._answer(request, operation, state, timeout_s, check)
+        with self._under_way(operation, state):
+            self._socket(operation, state).send_multipart([packed] if payload is None else [packed, payload])
+            return self._answer(request, operation, state, timeout_s, check)
+
+    @contextmanager
+    def _under_way(self, operation: str, state: str) -> Iterator[None]:
+        """Keep the sockets open in the block; raises DeviceError where another thread closes this link."""
+        if self._closed_by == threading.get_ident():
+            yield
+            return
+        with self._rests:
+            self._refuse_if_closed(operation, state)
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._rests:
+                self._asking -= 1
+                self._rests.notify_all()
+
+    def _refuse_if_closed(self, operation: str, state: str) -> None:
+        if self._closed_by not in (0, threading.get_ident()):
+            raise DeviceError(self._name, operation, state, "the link to the world is closed")
 
     def ask_many(
         self, requests: Sequence[Any], payloads: Sequence[Any], state: str
     ) -> list[tuple[Reply, bytes] | DeviceError]:
         """Send several requests, then wait for their answers; returns each one's answer, or what was refused."""
         operation = type(requests[0]).__struct_config__.tag
-        socket = self._socket(operation, state)
-        for request, payload in zip(requests, payloads, strict=True):
-            socket.send_multipart([self._pack(request), payload])
         out: list[tuple[Reply, bytes] | DeviceError] = []
-        for request in requests:
-            try:
-                out.append(self._answer(request, operation, state, ANSWER_S))
-            except DeviceError as exc:
-                out.append(exc)
+        with self._under_way(operation, state):
+            socket = self._socket(operation, state)
+            for request, payload in zip(requests, payloads, strict=True):
+                socket.send_multipart([self._pack(request), payload])
+            for request in requests:
+                try:
+                    out.append(self._answer(request, operation, state, ANSWER_S))
+                except DeviceError as exc:
+                    out.append(exc)
         return out
 
     def _answer(
@@ -108,13 +141,12 @@ class Link:
         deadline = self._now_s() + timeout_s
         while True:
             check()
+            self._refuse_if_closed(operation, state)
             left_s = deadline - self._now_s()
             if left_s > 0 and not socket.poll(1e3 * min(left_s, _LOOK_UP_S)):
                 continue
             if left_s <= 0:
-                raise DeviceTimeout(
-                    self._name, operation, state, f"the world at {self._endpoint} did not answer within {timeout_s:g} s"
-                )
+                raise self._late(operation, state, timeout_s)
             frames = socket.recv_multipart()
             reply = self._unpack(frames[0])
             if reply.id in told:
@@ -129,6 +161,14 @@ class Link:
                 error.seed = reply.seed
             raise error
         return reply, frames[1] if len(frames) > 1 else b""
+
+    def _late(self, operation: str, state: str, timeout_s: float) -> DeviceTimeout:
+        """Return the error of a request that was not answered, with a wrong key where the handshakes show one."""
+        detail, why = f"the world at {self._endpoint} did not answer within {timeout_s:g} s", None
+        if self._handshakes is not None and self._identity is not None:
+            why = self._handshakes.trouble("the world", "world.public", f"{self._identity.name}.public")
+        kind = DeviceTimeout if why is None else KeyRefused
+        return kind(self._name, operation, state, detail if why is None else f"{detail}: {why}")
 
     def tell(self, request: Any, state: str, payload: Any) -> None:
         """Send a request that is answered only if it is refused; this thread's next `ask` then raises the refusal."""
@@ -154,7 +194,8 @@ class Link:
         return next(self._ids)
 
     def close(self, state: str) -> None:
-        """Detach, if the World answers, and close the sockets."""
+        """Detach, if the World answers, and close the sockets; requests of other threads end first."""
+        self._let_others_end()
         try:
             if self.session:
                 self.ask(Detach(id=self.next_id(), session=self.session), state, timeout_s=1.0)
@@ -165,11 +206,13 @@ class Link:
 
     def leave(self, state: str) -> None:
         """Detach without waiting for an answer, because the World itself may be gone."""
+        self._let_others_end()
         if self.session:
             self._socket("detach", state).send(self._pack(Detach(id=0, session=self.session)))
         self._end(linger_ms=100)
 
     def _socket(self, operation: str, state: str) -> Any:
+        self._refuse_if_closed(operation, state)
         if self._context.closed:
             raise DeviceError(self._name, operation, state, "the link to the world is closed")
         socket = getattr(self._local, "socket", None)
@@ -178,16 +221,27 @@ class Link:
             self._local.told = {}
         return socket
 
+    def _let_others_end(self) -> None:
+        """Have the requests of other threads fail, which poll sockets that will be closed; they look several times
+        within the time that this takes at most."""
+        with self._rests:
+            self._closed_by = threading.get_ident()
+            self._rests.wait_for(lambda: not self._asking, timeout=_ENDS_WITHIN_S)
+
     def _new_context(self) -> Any:
         return zmq.Context()
 
     def _end(self, linger_ms: int) -> None:
+        if self._handshakes is not None:
+            self._handshakes.stop()
         end_context(self._context, linger_ms)
 
     def _new_socket(self) -> Any:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         secure(socket, self._identity, "world")
+        if self._handshakes is None and self._identity is not None:
+            self._handshakes = Handshakes(self._context, socket)
         socket.connect(self._endpoint)
         return socket
 

@@ -441,6 +441,16 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
     return {"check": verdict.check, "ok": bool(verdict.ok), "detail": verdict.detail}
 
 
+_ADVICE = {
+    "too_few_bits": "fewer than 256 bits are left after quantization and the sacrifice: put more rounds in a block, or "
+    "choose a smaller guard",
+    "error_rate_too_high": "Alice and Bob disagree on a quarter of the bits or more: nothing but noise varies, or the "
+    "SNR is too low for so many bits",
+    "not_decoded": "reconciliation found no codeword: raise the SNR, or choose fewer bits",
+}
+"""Reason why a block gave no key, as its code → what it means, and what helps; docs/troubleshooting.md has all."""
+
+
 def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[str, Any]]:
     """Return entries that say why blocks gave no key, and whether only one side believes that it has a key."""
     entries = []
@@ -456,6 +466,7 @@ def _key_entries(facts: RunFacts, delivered: Sequence[BlockFacts]) -> list[dict[
             reason = block.failure or reason
         if reason is None:
             reason = "a node stopped reporting" if None in reports else "0 key bits"
+        reason = f"{reason} ({_ADVICE[reason]})" if reason in _ADVICE else reason
         reasons[reason] = reasons.get(reason, 0) + 1
     if reasons or not facts.blocks:
         detail = "; ".join(f"{n} of {counted(len(facts.blocks), 'block')}: {reason}" for reason, n in reasons.items())

@@ -35,8 +35,10 @@ def _wrong_number(exc: Any) -> str | None:
     Newer versions of typer read numbers by pydantic, whose words leave out what was given.
     """
     errors, param = getattr(exc.__cause__, "errors", None), getattr(exc, "param", None)
-    kind = getattr(param.get_runtime_param(), "annotation", None) if hasattr(param, "get_runtime_param") else None
-    if errors is None or param is None or kind not in (int, float):
+    if errors is None or param is None:
+        return None
+    kind = getattr(param.get_runtime_param(), "annotation", None)
+    if kind not in (int, float):
         return None
     low, high = (None if x is None else str(int(x) if x == int(x) else x) for x in (param.min, param.max))
     limits = ("" if low is None else f" from {low}") + ("" if high is None else f" to {high}")

@@ -18,7 +18,7 @@ from testbed.config import describe
 from testbed.core import folders, logs
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-from testbed.core.words import counted
+from testbed.core.words import counted, did_you_mean
 
 
 @app.command()
@@ -134,7 +134,7 @@ def list_named(
             lost = {p.name for p in broken if p.kind == key}
             print(f"{key}: {', '.join(n for n in registry.names(key) if n not in lost)}")
     elif kind not in registry.KINDS:
-        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+        raise InputError(_no_kind(kind))
     elif name is not None:
         broken = []
         _describe(kind, name, registry.find(kind, name))
@@ -146,6 +146,12 @@ def list_named(
         say(f"testbed: {problem}")
 
 
+def _no_kind(kind: str) -> str:
+    from testbed.core import registry
+
+    return f"no kind is called {kind!r}{did_you_mean(kind, registry.KINDS)}; accepted: {', '.join(registry.KINDS)}"
+
+
 def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
     """Return what `testbed list` prints as plain data: names by kind, or the options of each thing of one kind."""
     from testbed.core import registry
@@ -154,7 +160,7 @@ def _listed(kind: str | None, name: str | None) -> dict[str, Any]:
         files = {title: list(config.bundled(f)) for title, f in (("experiments", Experiment), ("labs", Lab))}
         return files | {key: registry.names(key) for key in registry.KINDS}
     if kind not in registry.KINDS:
-        raise InputError(f"no kind is called {kind!r}; accepted: {', '.join(registry.KINDS)}")
+        raise InputError(_no_kind(kind))
     things = registry.usable(kind) if name is None else {name: registry.find(kind, name)}
     structs = {key: describe.options_type(thing) for key, thing in things.items()}
     return {

@@ -102,6 +102,7 @@ def init(
 
     from testbed.lab import init as starting
 
+    starting.check(out, name)
     seen = starting.look(at or ())
     for driver, why in seen.untried.items():
         aside(quiet)(f"{driver}: not searched: {why}")

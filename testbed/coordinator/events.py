@@ -66,6 +66,13 @@ class KeyRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionRefused:
+    """Messages were refused because their sender speaks another version of the protocol."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskLow:
     """There is just enough disk space left to close the records, and no more came in time."""
 
@@ -188,7 +195,18 @@ class RunOver:
     detail: str
 
 
-Event = Received | Tick | ProcessEnded | LinkChanged | OrdersDropped | KeyRefused | DiskLow | StopAsked | PauseAsked
+Event = (
+    Received
+    | Tick
+    | ProcessEnded
+    | LinkChanged
+    | OrdersDropped
+    | KeyRefused
+    | VersionRefused
+    | DiskLow
+    | StopAsked
+    | PauseAsked
+)
 Instruction = (
     Send | HaltNode | WithdrawOrders | ResetWorld | AdvanceWorld | Note | NewPattern | RoundOver | BlockOver | RunOver
 )

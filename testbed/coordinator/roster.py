@@ -9,7 +9,7 @@ process was restarted is another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from testbed.coordinator.events import Effect, Note, RunFails, Send, WithdrawOrders
@@ -439,8 +439,9 @@ class Roster:
             return [RunFails(f"{', '.join(required)} {failure}")]
         return [x for node in late for x in self.leave_out(node, why)]
 
-    def strike(self, name: str, number: int) -> list[Effect]:
-        """Count a round that a node left unanswered; after several in a row the node is given up."""
+    def strike(self, name: str, number: int, with_it: Collection[str] = ()) -> list[Effect]:
+        """Count a round that a node left unanswered; after several in a row the node is given up. `with_it`: the nodes
+        that left it unanswered."""
         node = self.nodes[name]
         if node.left_out:  # an earlier round had this consequence
             return []
@@ -450,8 +451,15 @@ class Roster:
         if node.strikes < MAX_STRIKES:
             return out
         if node.required:
-            return [*out, RunFails(f"{name} left {MAX_STRIKES} rounds in a row unanswered; {node.where_it_fails}")]
+            return [*out, RunFails(self._why_unanswered(node, with_it))]
         return out + self.leave_out(node, f"{MAX_STRIKES} rounds unanswered")
+
+    def _why_unanswered(self, node: Node, with_it: Collection[str]) -> str:
+        who, where = node.name, node.where_it_fails
+        if self.pair() <= set(with_it) and self._lab.world is not None and node.link_is_up:
+            who = ", ".join(sorted(with_it))
+            where = "their connections stand: the simulated air does not answer them, or is too slow"
+        return f"{who} left {MAX_STRIKES} rounds in a row unanswered; {where}"
 
     def look_for_returns(self) -> list[Effect]:
         """End the run where a required node was lost and has not come back in time."""

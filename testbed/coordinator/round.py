@@ -417,7 +417,7 @@ class Rounds:
                 r.expected.discard(name)
                 if self._roster.nodes[name].required:
                     r.reject(Reject.TIMEOUT)
-            out += self._roster.strike(name, owed[0].number if owed else train[0].number)
+            out += self._roster.strike(name, owed[0].number if owed else train[0].number, late)
             if out and isinstance(out[-1], RunFails):
                 break
         return out

@@ -23,7 +23,7 @@ from testbed.coordinator.past import Origin, past_of
 from testbed.coordinator.recorder import Recorder, is_awaited
 from testbed.coordinator.round_times import TimesOfRounds
 from testbed.coordinator.state import CoordinatorState
-from testbed.core import logs, registry, schedule, seeds
+from testbed.core import handshakes, logs, registry, schedule, seeds
 from testbed.core.clock import STEP_S, TIME_OF_DAY, Clock, WallClock
 from testbed.core.config import Experiment, Lab, is_rehearsal, to_dict
 from testbed.core.errors import InputError, TestbedError
@@ -44,13 +44,15 @@ _POLL_MS = 20
 _MESSAGES_A_LOOK = 256
 """How many messages are read before the clock is read again."""
 _SHOWN = (
-    "key_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed", "refused", "rejoined",
-    "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told", "interval_too_short",
+    "key_refused", "version_refused", "lost", "silent", "resumed", "link_down", "asked_again", "left_out", "failed",
+    "refused", "rejoined", "rounds_lost", "no_answer", "beams_without_effect", "messages_dropped", "end_not_told",
+    "interval_too_short",
 )  # fmt: skip
 """Notes that a person who watches is shown; the others go into the log."""
 _CHECK_S = 1.0
 """Seconds between two looks at the free disk space and the refused connections."""
-_MANY_HANDSHAKES = 5
+_MOST_STRANGERS = 20
+"""How many kinds of refused peers are reported."""
 _MOST_KEPT = 4096
 """How many messages are read while the run is paused; more wait in the socket."""
 _BYTES_A_VALUE = 8 + 3
@@ -311,7 +313,7 @@ class Coordinator:
             self._take(self._asked.pop(0))
 
     def _look_at_handshakes(self) -> None:
-        """Report, once per kind, that a node is kept out because of a key."""
+        """Report, once per kind, that a node is kept out because of a key or of its version."""
         found, keys = self._hub.handshakes, state_root() / self.lab.name / "transport"
         found.look()
         kinds = {
@@ -319,12 +321,16 @@ class Coordinator:
                 found.refused_key,
             "a connection was refused that expects another key of the coordinator than "
             f"{keys / 'coordinator.public'}: copy that to "
-            "the node's machine": found.not_understood >= _MANY_HANDSHAKES,
+            "the node's machine": found.not_understood >= handshakes.MANY,
         }  # fmt: skip
         for detail, happened in kinds.items():
             if happened and detail not in self._reported_keys and self.lab.curve:
                 self._reported_keys.add(detail)
                 self._take(e.KeyRefused(detail))
+        other = self._hub.other_version
+        if other and other not in self._reported_keys and len(self._reported_keys) < _MOST_STRANGERS:
+            self._reported_keys.add(other)
+            self._take(e.VersionRefused(f"{other}: install the same version of testbed on both machines"))
 
     def _look_at_time_of_day(self) -> None:
         """Record it where the time of day was set, or the machine slept: all times of the record follow it."""

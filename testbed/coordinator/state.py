@@ -47,6 +47,7 @@ from testbed.coordinator.events import (
     Send,
     StopAsked,
     Tick,
+    VersionRefused,
 )
 from testbed.coordinator.past import Past
 from testbed.coordinator.roster import Node, Roster
@@ -129,8 +130,8 @@ class CoordinatorState(Deadlines):
         """Orders for the next train, by node, which wait until the surface has acknowledged the train's patterns."""
         self._latch_due_s: dict[int, float] = {}
         """Round of that train → when its pattern latches, on the board's clock."""
-        self._key_trouble = ""
-        """Connections that were refused because of a wrong key, for the message about nodes that do not join."""
+        self._strangers = ""
+        """Who was refused because of a wrong key or version, for the message about nodes that do not join."""
         self._outcome: RunOver | None = None
         self._finish_kind: FinishKind = "stop"
         self._ended: RunOver | None = None
@@ -226,9 +227,10 @@ class CoordinatorState(Deadlines):
             case OrdersDropped(node, orders):
                 present = self.roster.nodes.get(node)  # None: a stranger, which does not read why it is refused
                 return self._count_dropped(present, "coordinator", orders) if present is not None else []
-            case KeyRefused(detail):
-                self._key_trouble = f"; {detail}"
-                return [Note("key_refused", {"detail": detail})]
+            case KeyRefused(detail) | VersionRefused(detail):
+                self._strangers = f"; {detail}"
+                kind = "key_refused" if isinstance(event, KeyRefused) else "version_refused"
+                return [Note(kind, {"detail": detail})]
             case DiskLow(detail):
                 return [] if self.phase == "finishing" else [RunFails(detail)]
             case StopAsked(kind):
@@ -537,6 +539,8 @@ class CoordinatorState(Deadlines):
         return out
 
     def _look_for_silence(self) -> list[Effect]:
+        if self.phase == "finishing":  # nodes leave, and the wait for the others has a deadline of its own
+            return []
         silent = [node for node in self.roster.nodes.values() if node.is_silent]
         return [x for node in silent for x in self._miss(node)]
 
@@ -547,7 +551,7 @@ class CoordinatorState(Deadlines):
             return self._end_again()
         missing = [node for node in self.roster.nodes.values() if not node.alive]
         within_s = self.lab.coordinator.join_timeout_s
-        failure = f"did not join within {within_s:g} s{self._key_trouble}"
+        failure = f"did not join within {within_s:g} s{self._strangers}"
         return self.roster.go_on_without(missing, failure, "did not join in time")
 
     def _look_for_returns(self) -> list[Effect]:

@@ -42,6 +42,10 @@ class DeviceTimeout(DeviceError):
     """A device did not finish in the time it was given."""
 
 
+class KeyRefused(DeviceTimeout):
+    """A device does not answer because of a wrong transport key."""
+
+
 class ProtocolError(TestbedError):
     """The peer sent something that the protocol does not allow at this point."""
 

@@ -146,10 +146,16 @@ def _form(kind: inspect.StrType) -> str:
 
 
 def _range(ge: float | None, gt: float | None, le: float | None, lt: float | None) -> str:
-    low = f"from {ge:g}" if ge is not None else f"above {gt:g}" if gt is not None else ""
-    if le is not None:
-        return f"{low} to {le:g}" if low else f"up to {le:g}"
-    return " ".join(filter(None, (low, f"below {lt:g}" if lt is not None else "")))
+    low, above, high, below = map(_digits, (ge, gt, le, lt))
+    at_least = f"from {low}" if low else f"above {above}" if above else ""
+    if high:
+        return f"{at_least} to {high}" if at_least else f"up to {high}"
+    return " ".join(filter(None, (at_least, f"below {below}" if below else "")))
+
+
+def _digits(limit: float | None) -> str:
+    """Return a limit with all digits of a whole number, "" for None."""
+    return "" if limit is None else str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def _type_at(kind: Any, keys: Sequence[str]) -> Any:

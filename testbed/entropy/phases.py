@@ -93,7 +93,15 @@ def on_scales(amplitude: F64) -> F64:
     """Return (probe, 2·channel) an amplitude in dB and as power: features are nearly linear in one of the two."""
     level = np.log(np.maximum(amplitude, 1e-12))
     power = amplitude**2
-    return np.concatenate([level, power / np.maximum(np.nanmean(power, axis=0), 1e-300)], axis=1)
+    return np.concatenate([level, power / np.maximum(mean_of_known(power), 1e-300)], axis=1)
+
+
+def mean_of_known(values: F64) -> F64:
+    """Return (column,) the mean of the values that are not NaN; NaN where a column has none, such as those of an Eve
+    that was away for a whole block."""
+    is_known = ~np.isnan(values)
+    n = is_known.sum(axis=0)
+    return np.asarray(np.where(n, np.where(is_known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan))
 
 
 def alice_channels(csi: C128 | None, features: F64) -> list[C128 | F64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,12 +70,21 @@ def assign(seen: Seen, ask: Ask) -> dict[str, tuple[str, FoundRadio]]:
     return out
 
 
-def write(path: Path, name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> None:
-    """Write the lab file and read it back; raises InputError if it cannot be written or exists."""
+def check(path: Path, name: str) -> None:
+    """Raise InputError, before anybody is asked anything, where the lab file cannot be written or be called so."""
     if not _NAME.fullmatch(name):
         raise InputError(f"--name {name!r}; accepted: up to 40 letters, digits, - and _")
     if path.exists():
         raise InputError(f"{path}: exists; accepted: a new file (--out)")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path}: cannot be written; accepted: a new file in a folder that this user can write (--out)"
+        )
+
+
+def write(path: Path, name: str, roles: dict[str, tuple[str, FoundRadio]], seen: Seen) -> None:
+    """Write the lab file and read it back; raises InputError if it cannot be written or exists."""
+    check(path, name)
     if not {"alice", "bob"} & roles.keys():
         raise InputError("no device was given the role of Alice or Bob; accepted: at least one of them")
     try:

@@ -105,7 +105,8 @@ def run(
                 if client is None
                 else _there(client, grid, todo, in_process)
             )
-            _collect(grid, todo, doing, out / JOURNAL, done, say)
+            with files.on_disk(out, "continue it with --resume"):
+                _collect(grid, todo, doing, out / JOURNAL, done, say)
             say("writing the table and the page")
         finally:
             lock.release(remove=True)

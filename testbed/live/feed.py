@@ -95,7 +95,8 @@ class Feed:
     def __init__(self, folder: Path, expected: bool = False) -> None:
         """Raises InputError where the folder holds no run, live or closed, unless one is about to begin there."""
         if not expected and not (folder / files.JOURNAL).exists() and not (folder / files.RUN).exists():
-            raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended")
+            hint = files.newest_inside(folder)
+            raise InputError(f"{folder}: contains no run; accepted: the folder of a run, going on or ended{hint}")
         self.folder = folder
         self.state = "waiting"
         self.paused = False

@@ -48,7 +48,8 @@ def publish(folder: Path, endpoint: str, ready: Callable[[str], None] = lambda _
     import zmq
 
     if not (folder / files.JOURNAL).exists():
-        raise InputError(f"{folder}: contains no run that is going on; testbed.open reads one that has ended")
+        hint = files.newest_inside(folder)
+        raise InputError(f"{folder}: contains no run that is going on; testbed.open reads one that has ended{hint}")
     if not endpoint.startswith(("tcp://127.0.0.1:", "ipc://")):
         raise InputError(
             f"{endpoint}: CSI makes keys, so it stays on this machine; accepted: tcp://127.0.0.1:PORT or ipc://PATH"

@@ -576,12 +576,36 @@ def encode(message: Envelope | PublicEnvelope) -> bytes:
     return _encoder.encode(message)
 
 
+class OtherVersion(ProtocolError):
+    """The sender speaks another version of the protocol."""
+
+
 def decode(data: bytes) -> Envelope:
     """Decode and check one message; raises ProtocolError that says what does not fit, and no other error."""
-    envelope = _envelopes.read(data)
+    try:
+        envelope = _envelopes.read(data)
+    except ProtocolError:
+        if (version := _version_of(data)) not in (None, VERSION):
+            raise OtherVersion(f"message of protocol version {version}, accepted: {VERSION}") from None
+        raise
     if envelope.header.version != VERSION:
-        raise ProtocolError(f"message of protocol version {envelope.header.version}, accepted: {VERSION}")
+        raise OtherVersion(f"message of protocol version {envelope.header.version}, accepted: {VERSION}")
     return envelope
+
+
+class _Versioned(Struct):
+    class Header(Struct):
+        version: Number
+
+    header: Header
+
+
+def _version_of(data: bytes) -> int | None:
+    """Return the version of a message that does not fit this one's schema; None where it states none."""
+    try:
+        return msgspec.msgpack.decode(data, type=_Versioned).header.version if len(data) <= MAX_MESSAGE_BYTES else None
+    except Exception:  # decoders raise errors of many kinds
+        return None
 
 
 def decode_public(data: bytes) -> PublicEnvelope:

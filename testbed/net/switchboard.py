@@ -98,7 +98,7 @@ class Hub:
     def __init__(self, give_way: Callable[[], None]) -> None:
         self.socket = Inbox(give_way)
         self.links: dict[str, Link] = {}
-        self.port, self.run = 0, ""
+        self.port, self.run, self.other_version = 0, "", ""
         self.refused: Counter[str] = Counter()
         self.handshakes = SimpleNamespace(look=lambda: None, refused_key=0, not_understood=0)
         self._numbers: Counter[str] = Counter()
@@ -195,6 +195,7 @@ class Discussion:
     """One end of the public discussion: receives `peer`'s messages from `inbox`, sends to `to`, publishes to `ears`."""
 
     port, transcript_port = _PORTS
+    handshakes = None
     dropped = 0
 
     def __init__(self, inbox: Inbox, to: Inbox, peer: str, ears: list[Inbox] | None = None) -> None:

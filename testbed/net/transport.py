@@ -19,10 +19,10 @@ from typing import Any
 
 import msgspec
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from testbed.core.errors import InputError, ProtocolError
 from testbed.core.gate import Strikes
+from testbed.core.handshakes import Handshakes
 from testbed.core.identity import Identity, secure, start_authenticator
 from testbed.core.sockets import end_context
 from testbed.net import messages as m
@@ -116,9 +116,8 @@ class Wire:
         except BaseException:
             end_context(self.context, linger_ms=0)
             raise
-        self.watched: list[tuple[Any, Any]] = []
-        """Sockets whose handshakes are watched, and the sockets that receive their events. Both live as long as this
-        object, because libzmq's own thread would block for ever if the events were not read."""
+        self.watched: list[Handshakes] = []
+        """Handshakes of open sockets."""
 
     def socket(
         self,
@@ -149,6 +148,12 @@ class Wire:
     def eavesdropper(self, endpoint: str, alice: str) -> Eavesdropper:
         return Eavesdropper(self, endpoint, alice)
 
+    def handshakes(self, socket: Any) -> Handshakes:
+        """Watch the handshakes of a socket, before it is bound or connected."""
+        found = Handshakes(self.context, socket)
+        self.watched = [*(x for x in self.watched if not x.is_over), found]
+        return found
+
     def poller(self) -> Any:
         return zmq.Poller()
 
@@ -157,48 +162,9 @@ class Wire:
         return None if self.identity is None else self._names.get(frame.get("User-Id"), "?")
 
     def close(self) -> None:
-        for socket, _ in self.watched:
-            with contextlib.suppress(zmq.ZMQError):  # closed already
-                socket.disable_monitor()
+        for handshakes in self.watched:
+            handshakes.stop()
         end_context(self.context, linger_ms=200, authenticator=self._authenticator)
-
-
-class Handshakes:
-    """Watches the handshakes of a socket: libzmq reports a wrong key only here; otherwise it looks like silence.
-
-    Make it before the socket is bound or connected.
-    """
-
-    def __init__(self, wire: Wire, socket: Any) -> None:
-        address = f"inproc://handshakes-{id(socket)}"
-        socket.monitor(
-            address,
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-        )  # fmt: skip
-        self._events = wire.context.socket(zmq.PAIR)
-        self._events.rcvhwm = 0  # a full queue would hold up libzmq's own thread
-        self._events.linger = 0
-        self._events.connect(address)
-        wire.watched.append((socket, self._events))
-        self.succeeded = 0
-        self.refused_key = 0
-        """The server does not know the client's key."""
-        self.not_understood = 0
-        """Number of failed handshakes in a row in which the client used a wrong key of the server, was no ZeroMQ peer,
-        or lost its connection."""
-
-    def look(self) -> None:
-        """Count what has happened since the last look."""
-        while int(self._events.get(zmq.EVENTS)) & zmq.POLLIN:  # costs a third of a poll
-            event = parse_monitor_message(self._events.recv_multipart())["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.succeeded += 1
-                self.not_understood = 0  # the earlier ones were connections that broke
-            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self.refused_key += 1
-            else:
-                self.not_understood += 1
 
 
 class Hub:
@@ -208,9 +174,11 @@ class Hub:
         self._wire = wire
         self.socket = wire.socket(zmq.ROUTER)
         self.socket.router_mandatory = 1  # sending to an unknown route raises an error instead of doing nothing
-        self.handshakes = Handshakes(wire, self.socket)
+        self.handshakes = wire.handshakes(self.socket)
         self.port = _bind(self.socket, host, port)
         self.run = ""
+        self.other_version = ""
+        """Who speaks another version of the protocol, and which."""
         self.refused: Counter[str] = Counter()
         self._incarnation = new_incarnation()
         self._sessions: dict[str, Session] = {}
@@ -246,6 +214,8 @@ class Hub:
         try:
             envelope = m.decode(frames[1].bytes)
         except ProtocolError as exc:
+            if isinstance(exc, m.OtherVersion):
+                self.other_version = f"{self._wire.sender_of(frames[1]) or 'a node'}: {exc}"
             self._strike(route, "schema", exc)
             return None
         header = envelope.header
@@ -395,7 +365,7 @@ class Link:
     def __init__(self, wire: Wire, endpoint: str, name: str, incarnation: str) -> None:
         self.name, self._incarnation = name, incarnation
         self.socket = wire.socket(zmq.DEALER, "coordinator")
-        self.handshakes = Handshakes(wire, self.socket) if self.is_watched else None
+        self.handshakes = wire.handshakes(self.socket) if self.is_watched else None
         self._endpoint = endpoint
         self.socket.connect(endpoint)
         self.heard_s = time.monotonic()
@@ -592,6 +562,7 @@ class DiscussionHost(_Discusser):
     def __init__(self, wire: Wire, host: str, port: int, bob: str) -> None:
         super().__init__()
         self._wire, self._bob = wire, bob
+        self.handshakes = None
         # no other node can connect, whose long queue would wait here until it is discarded
         self.socket = wire.socket(zmq.ROUTER, None, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC, only=bob)
         self.port = _bind(self.socket, host, port)
@@ -663,6 +634,7 @@ class DiscussionGuest(_Discusser):
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         super().__init__()
         self.socket = wire.socket(zmq.DEALER, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
+        self.handshakes = wire.handshakes(self.socket)
         self._endpoint = endpoint
         _connect(self.socket, endpoint)
         self._heard_s = time.monotonic()
@@ -704,6 +676,7 @@ class Eavesdropper:
 
     def __init__(self, wire: Wire, endpoint: str, alice: str) -> None:
         self.socket = wire.socket(zmq.SUB, alice, m.MAX_PUBLIC_BYTES, _QUEUED_PUBLIC)
+        self.handshakes = wire.handshakes(self.socket)
         self.socket.subscribe(b"")
         _connect(self.socket, endpoint)
 

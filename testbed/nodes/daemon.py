@@ -53,8 +53,6 @@ _LOCK_S = 0.05
 another thread."""
 _LAST_ORDERS_S = 1.0
 """How long a node whose coordinator halts it waits, silenced, for the end of the run on the other connection."""
-MANY_HANDSHAKES = 5
-"""Number of failed handshakes in a row after which a wrong key is suspected."""
 _SAID_AFTER_S = 2.0
 """Seconds after which a node that no coordinator has welcomed prints what it waits for."""
 COORDINATOR_SILENT = 3
@@ -140,7 +138,10 @@ class NodeDaemon:
         self._next_word_s = 0.0
         self._key_trouble = ""
         """Why there is no connection to the coordinator, as far as the handshakes show."""
+        self._told_of: Any = None
+        """Handshakes of the discussion's link whose trouble is reported."""
         self._state_dir = state_dir
+        self._keys_at = str(state_dir.parent / "transport")
         self._recalled = ""
         """The run for which this process of Alice's node has already read its files of earlier blocks."""
         self._device_lock = threading.Lock()
@@ -201,8 +202,10 @@ class NodeDaemon:
 
     def _listen(self, to: Any) -> None:
         """Read the public discussion from this source only, and close the previous one."""
-        for socket in self._public:
+        for socket, before in self._public.items():
             self._poller.unregister(socket)
+            if before.handshakes is not None:
+                before.handshakes.stop()
             socket.close()
         self._public = {to.socket: to}
         self._poller.register(to.socket, zmq.POLLIN)
@@ -259,6 +262,7 @@ class NodeDaemon:
             else:
                 self._greet()  # the coordinator may have started after this node
         self._look_at_handshakes()
+        self._look_at_discussion()
         self._look_for_coordinator(now_s)
 
     def _look_for_coordinator(self, now_s: float) -> None:
@@ -276,19 +280,34 @@ class NodeDaemon:
 
     def _look_at_handshakes(self) -> None:
         """Look for a wrong key, which otherwise looks like an absent coordinator. A refused key ends the process."""
-        found, keys = self._link.handshakes, self._state_dir.parent / "transport"
+        found = self._link.handshakes
         if found is None:
             return
-        found.look()
+        why = found.trouble("the coordinator", self._key_of("coordinator"), self._key_of(self.name))
+        if why is None or why == self._key_trouble:
+            return
+        self._key_trouble = why
         if found.refused_key:
-            why = f"the coordinator does not have the public key of {self.name!r}"
-            self._exit = e.Exit(1, f"{why}: copy {keys / self.name}.public to its machine")
-        elif not found.succeeded and found.not_understood >= MANY_HANDSHAKES and not self._key_trouble:
-            self._key_trouble = (
-                f"the coordinator does not take this node's greeting: {keys / 'coordinator.public'} is not its key "
-                "(copy it again from its machine), or something else listens there"
-            )
-            log.error("%s: %s", self.name, self._key_trouble)
+            self._exit = e.Exit(1, why)
+        else:
+            log.error("%s: %s", self.name, why)
+
+    def _look_at_discussion(self) -> None:
+        """Report a wrong key between this node and Alice's, which otherwise looks like a peer that does not answer."""
+        for public in self._public.values():
+            if (found := public.handshakes) is None:
+                continue
+            alice = str(self.lab.by_role("alice"))
+            why = found.trouble(f"the node {alice!r}", self._key_of(alice), self._key_of(self.name))
+            if why is not None and found is not self._told_of:
+                self._told_of = found
+                # If her node refuses this key, it is certain, and no block can ever be made.
+                operation = "authenticate" if found.refused_key else "discussion"
+                self._link.send(m.Failed(operation=operation, state=self.state.name, detail=why))
+
+    def _key_of(self, name: str) -> str:
+        """Return the path of a public key."""
+        return f"{self._keys_at}/{name}.public"
 
     def interrupt(self) -> None:
         """Leave the main loop after its present iteration, which silences the transmitter. For signal handlers."""

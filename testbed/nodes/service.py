@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from testbed.core import memory
-from testbed.core.errors import DeviceError
+from testbed.core.errors import DeviceError, KeyRefused
 from testbed.nodes.daemon import COORDINATOR_SILENT, NodeDaemon
 
 _AGAIN_S = 1.0
@@ -83,7 +83,8 @@ def _opened(
             # With `once`, an absent simulated air is awaited until the deadline; a real device may need a person.
             if once and (air is None or time.monotonic() > deadline_s):
                 raise
-            what = f"the simulated air at {air}" if air is not None else f"its device: {exc}"
+            is_absent = air is not None and not isinstance(exc, KeyRefused)
+            what = f"the simulated air at {air}" if is_absent else f"its device: {exc}"
             if what != said:
                 say(f"{name}: waiting for {what}")
             said = what

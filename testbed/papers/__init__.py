@@ -40,12 +40,12 @@ def run(
     from testbed.papers.kit import figures
 
     module = registry.find("studies", name)
-    folders.make(out)
-    began_s = time.perf_counter()
-    with Study(name, module.PAPER, quick, scheduler, say) as study:
-        module.run(study)
-    results = study.results(time.perf_counter() - began_s)
-    write_whole(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", private=False)
-    for figure, content in results["figures"].items():
-        figures.draw(content, out / f"{figure}.png")
+    with folders.reserved(out):
+        began_s = time.perf_counter()
+        with Study(name, module.PAPER, quick, scheduler, say) as study:
+            module.run(study)
+        results = study.results(time.perf_counter() - began_s)
+        write_whole(out / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n", private=False)
+        for figure, content in results["figures"].items():
+            figures.draw(content, out / f"{figure}.png")
     return results

@@ -45,6 +45,12 @@ def make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
+def newest_inside(folder: Path) -> str:
+    """Return "; the newest run in it: runs/…" for a folder that contains runs and is none itself, else ''."""
+    inside = [path.parent for name in (RUN, JOURNAL) for path in folder.glob(f"*/{name}")]
+    return f"; the newest run in it: {max(inside, key=lambda run: run.stat().st_mtime)}" if inside else ""
+
+
 def written_s(folder: Path) -> float:
     """Return when a run's journal was written last, as time of day in s; 0 where there is none."""
     paths = [p for p in folder.glob(f"{JOURNAL}*") if not p.name.endswith("-shm")]

@@ -165,7 +165,8 @@ def _json(path: Path, type_: Any) -> Any:
         check_plain(found, 32)
         return found
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; accepted: the folder of a run") from None
+        hint = files.newest_inside(path.parent) if path.name == files.RUN else ""
+        raise InputError(f"{path}: no such file; accepted: the folder of a run{hint}") from None
     except OSError as exc:
         raise InputError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:

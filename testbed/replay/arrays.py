@@ -121,11 +121,15 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
     with path.open("rb") as raw:  # spreadsheets also export UTF-16, with a mark at its beginning
         encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     with path.open(encoding=encoding, errors="replace", newline="") as f:
-        first = f.readline()
+        first = next((line for line in f if line.strip() and not line.startswith("#")), "")
         f.seek(0)
         delimiter = max(",;\t", key=first.count)
-        reader = csv.reader(f, delimiter=delimiter)
-        numbered = [(reader.line_num, row) for row in reader if any(c.strip() for c in row) and row[0][:1] != "#"]
+        if delimiter in first:
+            reader = csv.reader(f, delimiter=delimiter)
+            numbered = [(reader.line_num, row) for row in reader if any(c.strip() for c in row) and row[0][:1] != "#"]
+        else:  # columns that are divided by spaces, as numpy.savetxt and MATLAB write them, or only one
+            rows_by_line = ((n, line.split()) for n, line in enumerate(f, start=1))
+            numbered = [(n, row) for n, row in rows_by_line if row and row[0][:1] != "#"]
     if not numbered:
         raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
     header = [cell.strip() for cell in numbered[0][1]]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ _USUAL: dict[int, tuple[Axis, ...]] = {
     2: ("probe", "subcarrier"),
     4: ("probe", "rx", "tx", "subcarrier"),
 }
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -329,12 +331,14 @@ class _Told:
         raise InputError(f"{self.file.place(self.name, index)}: {shown}; accepted: {accepted} ({self.where})")
 
 
-def _numbers(values: Array, told: _Told) -> Array:
+def _numbers(values: Array, told: _Told, empty: str = ", and empty cells where nothing was received") -> Array:
+    """Return an array of complex or real numbers; `empty`: words on empty cells, where they are accepted."""
     if values.dtype.kind in "USO":
         texts = np.vectorize(str, otypes=[object])(values)
         is_text = np.vectorize(lambda cell: number(cell) is None, otypes=[bool])(texts)
         shown = np.vectorize(lambda cell: printable(cell, 40), otypes=[object])(texts)
-        told.check(shown, is_text, "{!r}", "numbers, and empty cells where nothing was received")
+        is_comma = any(_DECIMAL_COMMA.fullmatch(cell) for cell in shown[is_text][:1])
+        told.check(shown, is_text, "{!r}", ("numbers with a decimal point" if is_comma else "numbers") + empty)
     if values.dtype.kind not in "fciu":
         raise told.wrong("text" if values.dtype.kind in "USO" else str(values.dtype), "numbers")
     if 0 in values.shape:
@@ -343,7 +347,7 @@ def _numbers(values: Array, told: _Told) -> Array:
 
 
 def _real(values: Array, told: _Told) -> F64:
-    values = _numbers(values, told)
+    values = _numbers(values, told, empty="")
     if np.iscomplexobj(values):
         raise told.wrong("complex", "finite real numbers")
     told.check(values, ~np.isfinite(values), "{:g}", "finite real numbers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_coordinator import Stage, probed
+from test_coordinator import LAB, Stage, probed
 
 from testbed.coordinator import events as e
 from testbed.coordinator.roster import MAX_ASKED
@@ -215,6 +215,16 @@ def test_a_wrong_key_is_reported_with_the_nodes_that_did_not_join() -> None:
     assert stage.over.detail == "bob did not join within 30 s; somebody came whose key is in no /keys/NAME.public"
 
 
+def test_a_peer_of_another_version_is_reported_with_the_nodes_that_did_not_join() -> None:
+    stage = Stage()
+    stage.join("alice", "eve", "ris")
+    stage.take(e.VersionRefused("bob: message of protocol version 3, accepted: 9: install the same"))
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith("bob did not join within 30 s; bob: message of protocol version 3, accepted: 9")
+    assert [n.kind for n in stage.notes if n.kind.endswith("_refused")] == ["version_refused"]
+
+
 def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:
     """Play a run in which Eve's radio is silent: she answers nothing. Returns when each round was over."""
     stage = Stage(lambda n, b: [] if n == "eve" and isinstance(b, m.Probe) else None, rounds=40, **changes)
@@ -270,6 +280,27 @@ def test_a_world_that_died_is_named_and_not_who_fails_because_of_it() -> None:
     assert stage.over == e.RunOver("failed", "world: process ended: killed by SIGKILL")
 
 
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        (
+            ("alice", "bob", "eve"),
+            "alice, bob, eve left 3 rounds in a row unanswered; their connections stand: the sim",
+        ),
+        (("bob", "eve"), "bob left 3 rounds in a row unanswered; its connection stands: its machine or its process"),
+    ],
+)
+def test_an_air_that_stands_still_is_named_and_not_the_first_of_those_that_wait_for_it(
+    silent: tuple[str, ...], said: str
+) -> None:
+    """Their processes beat all the time."""
+    stage = Stage(lambda n, b: [] if n in silent and isinstance(b, m.Probe) and b.round >= 2 else None, rounds=9)
+    stage.join()
+    stage.wait(60.0)
+    assert stage.over is not None
+    assert stage.over.detail.startswith(said)
+
+
 def dropped(stage: Stage) -> list[tuple[str, str, int]]:
     return [
         (n.detail["node"], n.detail["by"], n.detail["messages"]) for n in stage.notes if n.kind == "messages_dropped"
@@ -305,3 +336,23 @@ def test_a_new_process_of_a_node_has_dropped_nothing_yet() -> None:
     stage.join("bob")
     stage.take(stage.says("bob", m.Heartbeat(state="ready", dropped=1)))
     assert dropped(stage) == [("bob", "node", 5), ("bob", "node", 1)]
+
+
+def test_a_node_that_has_stopped_is_not_said_to_be_silent_while_another_one_is_awaited() -> None:
+    def script(name: str, body: Any) -> list[Any] | None:
+        if name == "bob" and (isinstance(body, m.Finish) or (isinstance(body, m.Probe) and body.round >= 2)):
+            return []
+        return None
+
+    stage = Stage(script, lab={**LAB, "coordinator": {"lost_after_s": 1.0}})
+    stage.join()
+    stage.take(e.StopAsked("abort"))
+    assert stage.state.phase == "finishing"
+    stage.now_s += 0.5
+    while stage.over is None:  # only Bob's process has not ended
+        stage.now_s += 0.5
+        stage.take(stage.says("bob", m.Heartbeat(state="ready")))
+        stage.take(e.LinkChanged("alice", False))
+        stage.take(e.Tick(stage.now_s))
+    assert stage.over == e.RunOver("stopped", "abort was asked for")
+    assert not [n for n in stage.notes if n.kind in ("silent", "lost", "link_down")]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
+from testbed import config
 from testbed.core import identity
 from testbed.core.errors import InputError
 from testbed.core.ledger import PublicMessage
 from testbed.net import messages as m
 from testbed.net import transport
+from testbed.nodes.daemon import NodeDaemon
 
 NAMES = ["coordinator", "alice", "bob", "eve"]
 HELLO = m.Hello(role="bob", identity={}, pid=1)
@@ -69,6 +75,60 @@ def test_a_known_node_is_heard_under_its_own_name_and_answered(house: House) -> 
     received = link.receive()
     assert received is not None
     assert received[1] == m.Welcome(run="r", lost_after_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("whose", "operation", "said"),
+    [
+        ("bob", "authenticate", "the node 'alice' does not have this public key: copy /keys/bob.public to its machine"),
+        ("alice", "discussion", "the node 'alice' takes no greeting: /keys/alice.public is not its key (copy it again"),
+    ],
+)
+def test_a_wrong_key_between_alice_and_bob_is_reported(
+    house: House, tmp_path: Path, whose: str, operation: str, said: str
+) -> None:
+    """It looked like a peer that stopped answering, after minutes in every block."""
+    at_alice, at_bob = (identity.load(house.folder, name, NAMES) for name in ("alice", "bob"))
+    identity.make(tmp_path, whose)
+    wrong = {whose: identity.load(tmp_path, whose, []).public}
+    if whose == "bob":
+        at_alice = dataclasses.replace(at_alice, known=at_alice.known | wrong)
+    else:
+        at_bob = dataclasses.replace(at_bob, known=at_bob.known | wrong)
+    house.wires += [transport.Wire(at_alice), transport.Wire(at_bob)]
+    host = house.wires[-2].discussion_host("127.0.0.1", 0, "bob")
+    guest = house.wires[-1].discussion_guest(f"tcp://127.0.0.1:{host.port}", "alice")
+    house.sockets += [host.socket, host._transcript, guest.socket]
+    node, told = NodeDaemon.__new__(NodeDaemon), []
+    node.name, node.lab, node._keys_at, node._told_of = "bob", config.load_lab("sim"), "/keys", None
+    node._public = {guest.socket: guest}
+    node._link = SimpleNamespace(send=told.append)  # type: ignore[assignment]
+    node.state = SimpleNamespace(name="ready")  # type: ignore[assignment]
+    deadline_s = time.monotonic() + 120.0
+    while not told and time.monotonic() < deadline_s:
+        node._look_at_discussion()
+        time.sleep(0.01)
+    node._look_at_discussion()
+    (failed,) = told  # once
+    assert failed.operation == operation
+    assert failed.detail.startswith(said)
+    guest.handshakes.stop()
+
+
+@pytest.mark.parametrize("body", [{"type": "greeting", "of": "the future"}, {"type": "Here"}])
+def test_a_node_of_another_version_is_named_whatever_its_messages_have_become(
+    house: House, body: dict[str, str]
+) -> None:
+    link = house.link(house.wire("bob"), "bob")
+    header = {"msg_id": 0, "version": m.VERSION + 1, "sender": "bob", "incarnation": "1", "colour": "new"}
+    link.socket.send(msgspec.msgpack.encode({"header": header, "body": body}))
+    assert house.take() is None
+    said = f"bob: message of protocol version {m.VERSION + 1}, accepted: {m.VERSION}"
+    assert house.hub.other_version == said
+    link.socket.send(msgspec.msgpack.encode({"header": header | {"version": "?"}, "body": body}))
+    assert house.take() is None
+    assert house.hub.refused["schema"] == 2
+    assert house.hub.other_version == said
 
 
 def test_a_known_key_under_another_name_is_refused(house: House) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -15,7 +16,7 @@ import pytest
 
 from testbed.core import identity
 from testbed.core.config import PlacedNode, RadioPlan, Scene
-from testbed.core.errors import DeviceTimeout
+from testbed.core.errors import DeviceTimeout, KeyRefused
 from testbed.core.identity import Identity
 from testbed.core.radio import RadioSettings
 from testbed.core.registry import load_driver
@@ -113,6 +114,30 @@ def test_a_stranger_hears_nothing(tmp_path: Path) -> None:
         friend.attach("radio", "open")
         assert friend.session
         friend.close("open")
+
+
+def test_a_wrong_key_of_the_world_or_for_it_is_named(tmp_path: Path) -> None:
+    """It looked like a world that is absent."""
+    from sim_backend.link import Link
+    from sim_backend.messages import PROTOCOL, Attach
+
+    who, strange = keys(tmp_path / "lab"), keys(tmp_path / "elsewhere")
+    unknown = Identity("eve", strange["bob"].public, strange["bob"].secret, {"world": who["world"].public})
+    outdated = Identity("bob", who["bob"].public, who["bob"].secret, {"world": strange["world"].public})
+    with world_process(who["world"]) as (endpoint, _, _):
+        for pair, said in (
+            (unknown, "the world does not have this public key: copy eve.public to its machine"),
+            (outdated, "the world takes no greeting: world.public is not its key"),
+        ):
+            link = Link(pair.name, endpoint, pair)
+            deadline_s, told = time.monotonic() + 120.0, ""
+            while said not in told and time.monotonic() < deadline_s:
+                with pytest.raises(DeviceTimeout) as late:
+                    link.ask(Attach(id=1, protocol=PROTOCOL, name="eve", kind="radio"), "open", timeout_s=0.3)
+                told = str(late.value)
+            assert said in told
+            assert isinstance(late.value, KeyRefused)
+            link.close("open")
 
 
 def test_nobody_attaches_under_anothers_name_or_resets_the_world(tmp_path):

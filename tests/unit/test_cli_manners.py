@@ -24,7 +24,7 @@ from testbed.assess.summary import note_on_eves
 from testbed.benchmarks._endurance import Endured
 from testbed.cli import app, main
 from testbed.cli.runs import _is_done_now
-from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, plain
+from testbed.cli.terminal import ProgressBar, Steps, _eves, _show, conclude, console, on_signals, plain
 from testbed.coordinator.server import Progress
 from testbed.coordinator.state import TRANSITIONS
 from testbed.records import documents
@@ -424,3 +424,31 @@ def test_every_benchmark_prints_a_list_of_rows_with_the_same_keys(monkeypatch: A
     assert compared.keys() <= endured.keys()
     assert (endured["name"], endured["peer"], endured["note"]) == ("kills", None, "every invariant held")
     assert endured["figures"] == {"kills": 2}
+
+
+@pytest.mark.parametrize("command", ["live", "watch", "report", "audit", "stream", "compare"])
+def test_the_folder_of_all_runs_is_answered_with_the_newest(
+    command: str, monkeypatch: Any, capsys: Any, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("tuesday", "monday")):
+        a_run(Path("runs") / name)
+        os.utime(Path("runs") / name, (1000 - i, 1000 - i))
+    status, _, err = said(monkeypatch, capsys, command, *["runs"] * (2 if command == "compare" else 1))
+    assert status == 2
+    assert err.rstrip().endswith("; the newest run in it: runs/tuesday")
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored() -> None:
+    """`nohup testbed run …` ended with its terminal, because the run set a handler of its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for ignored in (True, False):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            on_signals(handler := lambda *_: None)
+            expected = [handler, handler, signal.SIG_IGN if ignored else handler]
+            assert [signal.getsignal(number) for number in numbers] == expected
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

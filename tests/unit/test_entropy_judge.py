@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -482,3 +483,15 @@ def test_frequencies_are_of_training_symbols_of_the_same_depth() -> None:
     whole = facts(n=50, dimensions=1, value=np.zeros(50, int)).hide(np.array([3]))
     train = np.delete(np.arange(50), 3)
     assert frequencies(whole, train)[3].tolist() == pytest.approx([49.5 / 51, *[0.5 / 51] * 3])
+
+
+def test_an_eve_who_was_away_for_a_whole_block_costs_no_warning() -> None:
+    from testbed.entropy.attacks.eve_sign import _likest
+    from testbed.entropy.phases import mean_of_known, on_scales
+
+    values = np.array([[1.0, np.nan, 3.0], [2.0, np.nan, np.nan]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert mean_of_known(values).tolist()[::2] == [1.5, 3.0]
+        assert np.isnan(on_scales(values)[:, 1::3]).all()
+        assert _likest(np.array([[1.0], [3.0]]), values).tolist() == [[1.0], [2.0]]

@@ -10,6 +10,7 @@ import pytest
 from testbed.cli import main
 from testbed.core import folders
 from testbed.core.errors import InputError
+from testbed.lab import init
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,25 @@ def test_a_reserved_folder_stays_only_if_something_is_in_it(tmp_path: Path) -> N
 def test_a_name_that_is_too_long_is_told_in_the_systems_words(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be made: File name too long; accepted: a folder"):
         folders.make(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--out", "taken"], "taken: exists; accepted: a new file (--out)"),
+        (["--out", "taken/lab.toml"], "taken/lab.toml: cannot be written; accepted: a new file in a folder that this"),
+        (["--out", "gone/lab.toml"], "gone/lab.toml: cannot be written; accepted: a new file in a folder that this"),
+        (["--name", "my bench"], "--name 'my bench'; accepted: up to 40 letters, digits, - and _"),
+    ],
+)
+def test_a_lab_file_that_cannot_be_written_is_refused_before_devices_are_searched(
+    options: list[str], says: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("")
+    monkeypatch.setattr("sys.argv", ["testbed", "init", *options])
+    monkeypatch.setattr(init, "look", lambda at: pytest.fail("it searched"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"testbed: {says}")

@@ -584,6 +584,7 @@ def test_a_wrong_column_of_a_table_is_one_line(tmp_path: Path, change: tuple[str
         ("7,inf,-60,-61", "line 11: column 't': inf; accepted: finite real numbers (map.toml: table [alice]: time)"),
         ("7,0.7,-60,-6100", "line 11: column 'b': -6100 dB; accepted: -300 to 300 dB, other values in the key 'miss"),
         ("7,0.7,-60", "line 11: 3 cells; accepted: 4, as in the first"),
+        ("7,noon,-60,-61", "line 11: column 't': 'noon'; accepted: numbers (map.toml: table [alice]: time)"),
     ],
 )
 def test_a_wrong_cell_is_named_by_its_line_in_the_file(tmp_path: Path, line: str, says: str) -> None:
@@ -597,6 +598,31 @@ def test_a_wrong_cell_is_named_by_its_line_in_the_file(tmp_path: Path, line: str
     with pytest.raises(InputError) as caught:
         loaded(tmp_path, "m.csv", text)
     assert str(caught.value).replace(f"{tmp_path}/", "").startswith(f"m.csv: {says}")
+
+
+@pytest.mark.parametrize("first", ["", "# seq; a; b\n", "seq a b\n"])
+def test_columns_that_are_divided_by_spaces(tmp_path: Path, first: str) -> None:
+    """As numpy.savetxt and MATLAB write them; a comment before them does not decide how they are divided."""
+    rows = [f" {i:.1f}  {-60 - i % 7:.2f} {-61 - i % 5:.2f}" for i in range(40)]
+    (tmp_path / "m.txt").write_text(first + "\n".join(rows))
+    names = ("seq", "a", "b") if first.startswith("seq") else ("0", "1", "2")
+    text = 'schema = 1\nquantity = "rssi_db"\n' + "".join(
+        f'[{end}]\narray = "{name}"\nindex = "{names[0]}"\n'
+        for end, name in zip(("alice", "bob"), names[1:], strict=True)
+    )
+    cut = loaded(tmp_path, "m.txt", text)
+    np.testing.assert_allclose(20 * np.log10(np.abs(cut.alice.h.ravel())), -60 - np.arange(40) % 7, atol=1e-4)
+    np.testing.assert_allclose(20 * np.log10(np.abs(cut.bob.h.ravel())), -61 - np.arange(40) % 5, atol=1e-4)
+
+
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    """It is not guessed: 1,234 may be a number of four digits."""
+    (tmp_path / "m.csv").write_text("a;b\n" + "-60,5;-61,25\n" * 40)
+    text = 'schema = 1\nquantity = "rssi_db"\nalice = { array = "a" }\nbob = { array = "b" }\n'
+    with pytest.raises(
+        InputError, match=r"m\.csv: line 2: column 'a': '-60,5'; accepted: numbers with a decimal point,"
+    ):
+        loaded(tmp_path, "m.csv", text)
 
 
 def test_a_cell_of_several_columns_is_named_by_its_own(tmp_path: Path) -> None:

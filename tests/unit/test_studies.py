@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,6 +94,15 @@ def test_progress_is_reported_and_a_failure_ends_the_study(monkeypatch: pytest.M
         assert said[-1].startswith("toy: step 2: 4 of 4 done, ")
         with pytest.raises(ValueError, match="is wrong"):
             study.map(_fails, range(4))
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: no workers")
+def test_an_error_ends_the_workers_that_are_still_at_work() -> None:
+    """Ctrl-C waited for them, up to a minute."""
+    began_s = time.monotonic()
+    with pytest.raises(ValueError, match="non-negative"), Study("toy", "A", quick=True) as study:
+        study.map(time.sleep, [600.0, -1.0])
+    assert time.monotonic() - began_s < 300
 
 
 def test_what_is_printed_of_a_claim_is_rounded() -> None:

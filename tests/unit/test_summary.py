@@ -350,6 +350,7 @@ def test_where_there_is_no_key_the_checks_of_keys_say_so():
     none = BlockFacts(agree("alice", verified=False, failure="too_few_bits"), None)
     s = summarise(facts(none, randomness={}, keys_exposed=None, health=[Verdict("eve_measured", True, "by probes")]))
     told = {e["check"].removeprefix("measured_"): e["detail"] for e in s["health"] if not e["ok"]}
+    assert told["blocks_give_keys"].startswith("1 of 1 block: too_few_bits (fewer than 256 bits are left after ")
     assert [told[x] for x in ("randomness", "keys_exposed", "eve_keys_recovered")] == ["there is no key"] * 3
     assert told["kdr_eve"] == "no block reached the comparison of raw bits"
     assert told["secrecy"] == "no block reached the decision on a key's length"

@@ -335,6 +335,26 @@ def test_no_world_is_a_timeout_not_a_hang() -> None:
         SimRadio("alice", DriverContext(seed=1, world=None, identity=None, state_dir=Path()))
 
 
+def test_a_link_that_is_closed_ends_the_requests_of_other_threads_before_their_sockets() -> None:
+    link, told = Link("alice", "tcp://127.0.0.1:9", None), []
+
+    def wait() -> None:
+        try:
+            link.ask(Now(id=1), "open", timeout_s=600.0)
+        except BaseException as exc:
+            told.append((str(exc), link._context.closed))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not link._asking:
+        time.sleep(0.01)
+    link.close("open")
+    thread.join(60.0)
+    assert told == [("alice: now: the link to the world is closed", False)]
+    with pytest.raises(DeviceError, match="the link to the world is closed"):
+        link.ask(Now(id=2), "open")
+
+
 def test_wrong_board_options_and_a_second_board() -> None:
     with room() as world:
         world.board("ris")

@@ -7,6 +7,7 @@ import numpy as np
 from testbed.core.types import F64, I64
 from testbed.entropy.attack import Attack
 from testbed.entropy.facts import Facts, zero_filled
+from testbed.entropy.phases import mean_of_known
 from testbed.entropy.read_off import own_target, read_off, scores
 from testbed.entropy.references import alike_in_size
 from testbed.entropy.series import at_rounds, joined_of
@@ -54,7 +55,7 @@ class EveSign(Attack):
 
 def _likest(z: F64, x: F64) -> F64:
     """Return (probe, dimension) the channel whose magnitudes are most similar to Alice's in each dimension."""
-    sizes = [np.where(np.isfinite(v), np.abs(v) - np.nanmean(np.abs(v), axis=0), 0.0) for v in (z, x)]
+    sizes = [np.where(np.isfinite(v), np.abs(v) - mean_of_known(np.abs(v)), 0.0) for v in (z, x)]
     norms = [np.sqrt((s**2).sum(axis=0)) for s in sizes]
     likeness = sizes[0].T @ sizes[1] / np.maximum(np.outer(*norms), 1e-9)
     return np.asarray(x[:, likeness.argmax(axis=1)])

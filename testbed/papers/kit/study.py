@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -98,7 +99,7 @@ class Study:
             return out
         if self._pool is None:
             # spawned, not forked: torch's threads do not survive a fork; at most one process for each item
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"))
+            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_ctrl_c)
         with one_thread_when_loaded():  # workers are started when they get work
             futures = [self._pool.submit(function, item) for item in todo]
         return self._gathered(futures, as_completed)
@@ -132,7 +133,15 @@ class Study:
             if self._scheduler is not None:
                 self._pool.close()
             else:
+                if exc is not None:  # nobody wants what the workers compute, which may take minutes
+                    for worker in [*(self._pool._processes or {}).values()]:
+                        worker.terminate()
                 self._pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process of the command, to the process that ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _plain(value: Any) -> Any:

@@ -129,9 +129,9 @@ def load(path: Path) -> Recording:
     sources: dict[str, Any] = registry.usable("sources")
     for problem in registry.problems(["sources"]):
         log.warning("%s", problem)
-    accepted = "; ".join(f"{name}: {module.ACCEPTS}" for name, module in sources.items())
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder; accepted: {accepted}")
+        raise InputError(f"{path}: no such file or folder; accepted: measurements, or the folder of a recorded run")
+    accepted = "; ".join(f"{name}: {module.ACCEPTS}" for name, module in sources.items())
     for name, module in sources.items():
         if _ask(name, path, module.matches):
             return checked(_ask(name, path, module.load), f"{path}: source {name!r}")
