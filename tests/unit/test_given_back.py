@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -33,6 +34,15 @@ before = memory_mb(os.getpid())
 memory.give_back()
 print(before - memory_mb(os.getpid()))
 """
+
+
+def test_unreachable_objects_are_looked_for_less_often_within_a_run_only() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with pytest.raises(ZeroDivisionError), memory.collected_seldom():
+        assert gc.get_threshold()[0] >= 10 * before[0]
+        assert gc.get_freeze_count() > frozen + 1000
+        raise ZeroDivisionError
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library gives memory back, or not, by itself")
