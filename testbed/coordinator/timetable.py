@@ -378,17 +378,18 @@ class Timetable:
             self._prepare_next(r, self.scheduler)
 
     def _prepare_next(self, last: Round, scheduler: Scheduler) -> None:
-        """After a train that was not late, order the next ones later and make them longer, as far as the nodes keep up.
+        """After a train that was not late, order the next ones later and make them longer, if the nodes keep up.
 
-        If they need longer for a train than it is on the air, they begin to prepare the next one only after that.
+        Their reports may come while the next train is on the air. If they come after twice the time that a train is on
+        the air, the nodes need longer for it than that, and begin to prepare the next one only when they are done.
         """
-        lead_s = max(_LEAD_SHRINKS * scheduler.lead_s, self._least_lead_s)
-        needed_s = _SPARE * (self.now_s - last.end_s)
-        if last.number == last.train or needed_s <= last.end_s - self._train_from_s:
-            needed_s = 0.0
-        scheduler.lead_s = min(max(lead_s, needed_s), LONGEST_LEAD_S)
+        behind_s, air_s = self.now_s - last.end_s, last.end_s - self._train_from_s
+        keeps_up = last.number == last.train or behind_s <= 2 * air_s
+        needed_s = 0.0 if keeps_up else _SPARE * behind_s
+        lead_s = max(_LEAD_SHRINKS * scheduler.lead_s, self._least_lead_s, needed_s)
+        scheduler.lead_s = min(lead_s, LONGEST_LEAD_S)
         number = last.number - last.train + 1
-        if 2 * number >= self._most and _SPARE * needed_s <= LONGEST_LEAD_S:
+        if keeps_up and 2 * number >= self._most:  # a short train says nothing of long ones
             self._most = min(_TRAIN_GROWS * self._most, MAX_TRAIN)
 
     @property

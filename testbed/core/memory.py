@@ -16,7 +16,7 @@ def collected_seldom() -> Iterator[None]:
     """Have Python look less often for objects that are unreachable, and not among those that exist already.
 
     A round makes hundreds of small objects, most of which are freed without any search. With Python's defaults, the
-    search takes a twentieth of the processor time of a round. Afterwards, all is as it was before.
+    search takes a fiftieth of the processor time of a round. Afterwards, all is as it was before.
     """
     before = gc.get_threshold()
     gc.freeze()

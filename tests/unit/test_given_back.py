@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -33,6 +34,14 @@ before = memory_mb(os.getpid())
 memory.give_back()
 print(before - memory_mb(os.getpid()))
 """
+
+
+def test_unreachable_objects_are_looked_for_less_often_within_a_run_only() -> None:
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with memory.collected_seldom():
+        assert gc.get_threshold()[0] >= 10 * before[0]
+        assert gc.get_freeze_count() > frozen + 1000
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library gives memory back, or not, by itself")
@@ -68,7 +77,7 @@ def test_alice_loads_what_judging_needs_while_eve_attacks(
     monkeypatch.setattr(amplification, "load", lambda: did.append("loaded"))
     made = object.__new__(NodeDaemon)
     made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
-    made.role = role
+    made.role = role  # type: ignore[assignment]
     made._report(e.Report(m.Agreed(report=cast(AgreeReport, None))))
     assert did == ["sent", *(["loaded"] if loads else [])]
 
