@@ -80,8 +80,8 @@ def _mb_per_10000(path: Path, rounds: int) -> float | None:
 
 
 def _held_mb(samples: list[tuple[int, float, int, bool]]) -> float:
-    """Return the memory that a process holds between two blocks, where it was seen there. In a block, and while the
-    record is closed, it needs some hundred megabytes more for a short time, which says nothing about leaks."""
+    """Return the memory that a process holds between two blocks, where it was seen there. In a block it needs some
+    hundred megabytes more for a short time, which says nothing about leaks."""
     between = [mb for _, mb, _, in_block in samples if not in_block]
     return statistics.median(between or [mb for _, mb, _, _ in samples])
 
@@ -98,7 +98,10 @@ class _Watch:
         """Size of the journal in bytes at the last look, when `rounds` were over."""
         self.moved_s = time.monotonic()
         self._samples: dict[tuple[str, int], list[tuple[int, float, int, bool]]] = {}
-        """(role, pid) → (rounds over, MB, descriptors, whether a block was under way or the run ended)."""
+        """(role, pid) → (rounds over, MB, descriptors, whether a block was under way), until the run ends."""
+        self._end_mb: dict[tuple[str, int], float] = {}
+        """(role, pid) → the most that it held while the run ended: keys are audited then, for as long as a quarter of
+        the run on a busy machine."""
         self._in_block = self._ends = False
         self._said = 0
 
@@ -120,8 +123,12 @@ class _Watch:
                 self._ends = self._ends or what == RUN_ENDING
         for pid, role in self._site.processes().items():
             mb, n = memory_mb(pid), descriptors(pid)
-            if mb is not None and n is not None:
-                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n, self._in_block or self._ends))
+            if mb is None or n is None:
+                continue
+            if self._ends:
+                self._end_mb[role, pid] = max(mb, self._end_mb.get((role, pid), 0.0))
+            else:
+                self._samples.setdefault((role, pid), []).append((self.rounds, mb, n, self._in_block))
         if self.rounds >= self._said + 1000:
             self._said = self.rounds
             say(f"{self.rounds} rounds")
@@ -129,7 +136,7 @@ class _Watch:
     def growth(self, site: Site) -> dict[str, Any]:
         """Return, by role, memory and descriptors of the process that lived longest; growing ones are findings."""
         out: dict[str, Any] = {}
-        for (role, _), samples in self._samples.items():
+        for (role, pid), samples in self._samples.items():
             span = samples[-1][0] - samples[0][0]
             if span <= out.get(role, {}).get("rounds", -1):
                 continue
@@ -142,7 +149,7 @@ class _Watch:
             out[role] = {
                 "rounds": span, "mb": round(mb[1], 1), "mb_per_1000_rounds": round((mb[1] - mb[0]) / passed * 1000, 3),
                 "peak_mb": [round(max(s[1] for s in part), 1) for part in (early, late)],
-                "descriptors": [int(n[0]), int(n[1])],
+                "end_mb": round(self._end_mb.get((role, pid), 0.0), 1), "descriptors": [int(n[0]), int(n[1])],
             }  # fmt: skip
         for role, figure in out.items():
             if figure["rounds"] < 1000:

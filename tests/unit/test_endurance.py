@@ -223,7 +223,7 @@ def test_memory_that_a_block_needs_for_a_short_time_is_no_leak(site: Site, leak_
     assert broken(site) == found
 
 
-def test_a_sample_says_whether_a_block_was_under_way_or_the_run_ended(
+def test_a_sample_says_whether_a_block_was_under_way_and_none_is_taken_while_the_run_ends(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = site.folder / "runs" / "run"
@@ -245,6 +245,9 @@ def test_a_sample_says_whether_a_block_was_under_way_or_the_run_ended(
     writer.block({"block": 0, "rounds": [0], "key": {}})
     assert not look()
     writer.event("run_ending", {"status": "finished", "detail": "1 rounds"})
-    assert look()  # the record is closed and the report drawn, for which the coordinator needs more
+    samples = len(watch._samples["alice", os.getpid()])
+    look()  # keys are audited and the report is drawn, for which the coordinator needs more: no sample for its growth
+    assert len(watch._samples["alice", os.getpid()]) == samples
+    assert watch._end_mb["alice", os.getpid()] > 1.0
     writer._journal.close()
     writer._lock.release(remove=False)
