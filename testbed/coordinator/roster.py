@@ -58,6 +58,9 @@ class Node(Deadlines):
         """How often it was ordered to get ready without success."""
         self.is_compared = False
         """Its clock is being read to see how far the coordinator's is from it; nothing else of it changes."""
+        self.owes_settings = self.owes_reading = False
+        """An order to configure its device, or to read its clock, is unanswered. Any other answer is one to an order
+        that was given up, and says nothing about the present."""
         self.must_be_configured = False
         """The order to configure its device is due; it is sent as soon as no round is under way."""
         self._was_ready = False
@@ -135,17 +138,26 @@ class Node(Deadlines):
     def ask(self, within_s: float) -> None:
         """Wait until it is ready; a node that is alive and not ready always has a deadline."""
         self.ready, self.must_be_configured, self.is_compared = False, True, False
+        self.owes_settings = self.owes_reading = False
         self.asked += 1
         self.set_deadline(_READY, within_s)
 
     def compare(self, within_s: float) -> None:
         """Wait for a reading of its clock; it takes part in no round before that."""
         self.ready, self.is_compared = False, True
-        self.clock_asked_s = self._clock.now_s
+        self.have_clock_read()
         self.set_deadline(_READY, within_s)
 
+    def have_configured(self) -> None:
+        """Take note that it was ordered to configure its device."""
+        self.must_be_configured, self.owes_settings = False, True
+
+    def have_clock_read(self) -> None:
+        """Take note that it was ordered, as it is configured, to read its clock."""
+        self.owes_settings, self.owes_reading, self.clock_asked_s = False, True, self._clock.now_s
+
     def get_ready(self) -> None:
-        self.ready, self.asked, self.is_compared = True, 0, False
+        self.ready, self.asked, self.is_compared, self.owes_reading = True, 0, False, False
         self.clear_deadline(_READY)
 
     def miss(self) -> None:
@@ -165,6 +177,7 @@ class Node(Deadlines):
 
     def lose(self) -> None:
         self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
+        self.owes_settings = self.owes_reading = False
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
         self.wait_for_return()
@@ -178,12 +191,14 @@ class Node(Deadlines):
     def leave_out(self, for_good: bool = False) -> None:
         """Go on without it; `for_good`: as long as its process lives."""
         self.left_out = self.is_given_up = True
+        self.owes_settings = self.owes_reading = False
         self.returns = MAX_RETURNS if for_good else self.returns
         self.set_deadline(_AWAY, RETURN_AFTER_S * 4**self.returns)
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
         self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
+        self.owes_settings = self.owes_reading = False
         self.leave_out()
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
@@ -363,7 +378,7 @@ class Roster:
 
     def _order_to_configure(self, node: Node) -> Effect:
         e = self._experiment
-        node.must_be_configured = False
+        node.have_configured()
         alice = self.by_role("alice")
         discussion = transcript = ""
         if alice is not None and alice.hello is not None:

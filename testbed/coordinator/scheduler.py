@@ -114,6 +114,8 @@ class NodeClock:
     """Whether the run goes on without it: however long it has received nothing, windows get only a little wider."""
     missed: int = 0
     """Frames in a row that were not received."""
+    unheard: int = 0
+    """Frames in a row that did not correct it, whether or not they were received."""
 
 
 class Scheduler:
@@ -176,7 +178,7 @@ class Scheduler:
 
         The end is that of its last window by every receiver's clock, as far as it is known: until then, in virtual
         time, the others have to declare what they send. Otherwise that receiver would wait for the next round, which
-        need not come.
+        need not come. On the wall clock nobody waits for a declaration.
 
         nodes: those that take part in it, None for all whose clocks are known. No window is wider for the sake of
         another node, whose clock gets more uncertain from round to round.
@@ -188,11 +190,14 @@ class Scheduler:
                 clock.base_s = clock.line.offset_at(start_s)
         listening = self._listening(nodes)
         self.margin_s = self._margin_at(start_s, listening)
-        # One receiver's windows may be late by the error of its own clock, and another one declares too little by the
-        # error of its own.
-        late_s = sum(clock.uncertainty_s + self._drift_s(clock, start_s) for clock in listening)
-        self._late_s = min(late_s, 2 * self._widest_s)
+        self._late_s = 0.0 if self.lead_s > 0 else self._lateness_s(start_s, listening)
         return start_s, start_s + len(self._slots) * self._slot_s + self._late_s
+
+    def _lateness_s(self, start_s: float, listening: list[NodeClock]) -> float:
+        """Return by how much windows may be over late: one receiver's by the error of its own clock, while another one
+        declares too little by the error of its own."""
+        late_s = sum(clock.uncertainty_s + self._drift_s(clock, start_s) for clock in listening)
+        return min(late_s, 2 * self._widest_s)
 
     def may_follow(self, now_s: float, not_before_s: float, nodes: Collection[str] | None = None) -> bool:
         """Return whether the next round, with these nodes, may belong to the train of the one before. It may not where
@@ -226,13 +231,13 @@ class Scheduler:
         return max(_MOST_FOR_ONE_S, _FOR_ONE_ROUNDS * CRYSTALS * self._interval_s)
 
     def is_adrift(self, node: str) -> bool:
-        """Return whether an optional node has missed frames for so long that the windows may miss them from now on.
+        """Return whether an optional node's clock was corrected so long ago that the windows may miss its frames.
 
         Without a new reading of its clock, it would never receive one again. Rounds under way say nothing yet: a clock
         that is well known is uncertain until they are reported, where the interval is long.
         """
         clock = self.clocks.get(node)
-        if clock is None or not clock.is_optional or clock.missed < _MISSES:
+        if clock is None or not clock.is_optional or clock.unheard < _MISSES:
             return False
         return self._drift_s(clock, self.next_s) > self._most_for_one_s
 
@@ -277,13 +282,18 @@ class Scheduler:
         clock = self.clocks[node]
         # Before the first frame is received, the clock's uncertainty is large: the first arrival replaces the reading.
         (clock.line.restart if clock.uncertainty_s > 0 else clock.line.learn)(time_s, base_s)
-        clock.uncertainty_s, clock.missed = 0.0, 0
+        clock.uncertainty_s, clock.missed, clock.unheard = 0.0, 0, 0
+
+    def pass_by(self, node: str) -> None:
+        """Take note that a frame was found whose time of arrival says nothing, such as one that was clipped."""
+        self.clocks[node].unheard += 1
 
     def miss(self, node: str, is_certain: bool = False) -> None:
         """Take note that a frame was not found. After several in a row, the next one is searched in a wider window.
 
         `is_certain`: part of the frame was received at the window's edge, so that the clock is certainly wrong.
         """
+        self.pass_by(node)
         clock = self.clocks[node]
         clock.missed += 1
         if is_certain or clock.missed >= _MISSES:

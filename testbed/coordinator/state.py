@@ -334,7 +334,9 @@ class CoordinatorState(Deadlines):
         return out
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
-        node.clock_asked_s = self._clock.now_s
+        if not node.owes_settings:
+            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
+        node.have_clock_read()
         note = Note("configured", {"node": node.name, "accepted": body.accepted})
         return [note, *self.blocks.tidy(node), *self._stand_still(node), Send(node.name, m.ReadClock())]
 
@@ -354,6 +356,8 @@ class CoordinatorState(Deadlines):
         return out + self.roster.compare(alice)
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
+        if not node.owes_reading:
+            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
         if node.is_compared:
             return self._clock_compared(node, body)
         if not self.timetable.synchronise(node, body.device_time_s):
@@ -504,7 +508,7 @@ class CoordinatorState(Deadlines):
     def _miss(self, node: Node) -> list[Effect]:
         """A node is silent. Its measurements are given up only when its time to answer again is over."""
         why = f"silent for {node.silent_s:.1f} s; {node.where_it_fails}"
-        if not (node.required and node.measures and node.ready):
+        if not (node.required and node.measures and (node.ready or node.is_compared)):
             return self._lose(node, why)
         out = self.roster.miss(node, why)
         self.rounds.lose(node.name, node.required)
@@ -741,7 +745,8 @@ class CoordinatorState(Deadlines):
 
     def _clocks_must_be_compared(self) -> bool:
         alice = self.roster.by_role("alice")
-        wanted = self.timetable.must_be_compared or (self.surface.is_scheduled and self.timetable.is_behind)
+        is_behind = self.timetable.is_behind and not self.timetable.rests
+        wanted = self.timetable.must_be_compared or (self.surface.is_scheduled and is_behind)
         return wanted and not self._is_done and alice is not None and alice.ready
 
     def _compare_clocks(self) -> list[Effect] | None:
@@ -754,7 +759,7 @@ class CoordinatorState(Deadlines):
 
     def _eve_is_adrift(self) -> bool:
         eve = self.roster.by_role("eve")
-        if eve is None or not eve.ready or eve.left_out or self._is_done:
+        if eve is None or not eve.ready or eve.left_out or self._is_done or self.timetable.rests:
             return False
         return self.timetable.is_adrift(eve.name)
 

@@ -402,6 +402,8 @@ class Timetable:
             self.scheduler.track(name, r.bases_s[name] + link.timing_error_s, r.start_s)
         elif link.reason in (Reject.NO_PREAMBLE, Reject.TRUNCATED):
             self.scheduler.miss(name, is_certain=link.reason == Reject.TRUNCATED)
+        else:
+            self.scheduler.pass_by(name)
 
     def problems(self) -> Iterator[str]:
         """Yield a sentence for every invariant that does not hold."""
