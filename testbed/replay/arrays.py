@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import fnmatch
+import itertools
 import math
 import re
 import zipfile
@@ -115,21 +116,27 @@ def _told(shape: Sequence[int], dtype: Any) -> str:
 # ---------------------------------------------------------------- CSV
 
 
+def _is_idle(line: str) -> bool:
+    """Return whether a line is empty, or a comment."""
+    return line.strip()[:1] in ("", "#")
+
+
 @contextmanager
 def _csv(path: Path) -> Iterator[ArrayFile]:
     check_bytes(path, "", path.stat().st_size)
     with path.open("rb") as raw:  # spreadsheets also export UTF-16, with a mark at its beginning
         encoding = "utf-16" if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     with path.open(encoding=encoding, errors="replace", newline="") as f:
-        first = next((line for line in f if line.strip() and not line.startswith("#")), "")
+        first, second = (*itertools.islice((line for line in f if not _is_idle(line)), 2), "", "")[:2]
         f.seek(0)
         delimiter = max(",;\t", key=first.count)
-        if delimiter in first:
+        if delimiter not in first and len(second.split()) > 1:
+            # Columns that are divided by spaces, as numpy.savetxt and MATLAB write them.
+            reader = csv.reader((" ".join(line.split()) for line in f), delimiter=" ")
+        else:
             reader = csv.reader(f, delimiter=delimiter)
-            numbered = [(reader.line_num, row) for row in reader if any(c.strip() for c in row) and row[0][:1] != "#"]
-        else:  # columns that are divided by spaces, as numpy.savetxt and MATLAB write them, or only one
-            rows_by_line = ((n, line.split()) for n, line in enumerate(f, start=1))
-            numbered = [(n, row) for n, row in rows_by_line if row and row[0][:1] != "#"]
+        rows = ((reader.line_num, row) for row in reader)
+        numbered = [(n, row) for n, row in rows if any(c.strip() for c in row) and not _is_idle(row[0] or "?")]
     if not numbered:
         raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
     header = [cell.strip() for cell in numbered[0][1]]

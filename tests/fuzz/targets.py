@@ -149,7 +149,7 @@ class FakeHub:
 
         self.port, self.run, self.refused = 0, "", Counter[str]()
         self.socket = self.handshakes = self
-        self.refused_key, self.not_understood = False, 0
+        self.refused_key, self.not_understood, self.other_version = False, 0, ""
         self.queue: list[tuple[str, Any]] = []
         self.answer: Callable[[str, Any], list[Any]] = lambda *_: []
         self.spoil: Callable[[Any], Any] = lambda body: body
@@ -591,7 +591,10 @@ class _Line:
     def __init__(self) -> None:
         from testbed.net import transport
 
-        sockets = {"socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, frame: frame.name}
+        sockets = {
+            "socket": lambda *_, **__: _Pipe(), "sender_of": lambda _, frame: frame.name,
+            "handshakes": lambda *_: None,
+        }  # fmt: skip
         self._wire: Any = type("Wire", (), sockets)()
         self.transport = transport
         self.host = transport.DiscussionHost(self._wire, "h", 0, "bob")

@@ -116,7 +116,8 @@ def test_outputs_that_hold_something_else_are_never_reported_as_applied(tmp_path
         for _ in range(5):
             wanted = SurfacePattern(rng.integers(0, 2, (16, 16), dtype=np.uint8), 1)
             if fault == "bit-order":
-                with pytest.raises(DeviceError, match="differ from the pattern"):
+                # On a busy machine the board may not have answered within so short a time: that is no acknowledgement.
+                with pytest.raises(DeviceError, match=r"differ from the pattern|does not answer"):
                     board.apply(wanted, 0.1)
                 with pytest.raises(DeviceError, match="differ from the pattern"):
                     next(board.apply_many([wanted]))

@@ -21,7 +21,7 @@ from testbed.core.types import CsiSeries, IqBlock
 from testbed.lab import grid
 from testbed.records import sigmf
 from testbed.replay import map as mapping
-from testbed.replay import replay, sources, wifi
+from testbed.replay import arrays, replay, sources, wifi
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 PROBES, CARRIERS = 40, 5
@@ -613,6 +613,16 @@ def test_columns_that_are_divided_by_spaces(tmp_path: Path, first: str) -> None:
     cut = loaded(tmp_path, "m.txt", text)
     np.testing.assert_allclose(20 * np.log10(np.abs(cut.alice.h.ravel())), -60 - np.arange(40) % 7, atol=1e-4)
     np.testing.assert_allclose(20 * np.log10(np.abs(cut.bob.h.ravel())), -61 - np.arange(40) % 5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [('"rssi"\n1\n2\n', ["rssi"]), ("rssi dBm\n-40\n-41\n", ["rssi dBm"]), (" # made by hand\na,b\n1,2\n", ["a", "b"])],
+)
+def test_one_column_may_have_spaces_in_its_name(tmp_path: Path, text: str, names: list[str]) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with arrays._csv(tmp_path / "m.csv") as table:
+        assert sorted(table.names) == names
 
 
 def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
