@@ -315,7 +315,8 @@ def keys_list(
         print_json({"keys": rows, "rehearsals": rehearsed, "unreadable": bad})
         raise typer.Exit(1 if bad else 0)
     if not rows:
-        aside(quiet)(f"no keys under {processes.lab_folder(place)}")
+        what = "no other keys" if any(rehearsed.values()) else "no keys"
+        aside(quiet)(f"{what} under {processes.lab_folder(place)}")
     for row in rows:
         told = f"block {row['block']:>4}  {row['bits']:>6} bits  {row['status']:<11}"
         print(f"{row['node']:<10} {row['run']}  {told}  {row['file']}")

@@ -135,8 +135,8 @@ def _csv(path: Path) -> Iterator[ArrayFile]:
             reader = csv.reader((" ".join(line.split()) for line in f), delimiter=" ")
         else:
             reader = csv.reader(f, delimiter=delimiter)
-        rows = ((reader.line_num, row) for row in reader)
-        numbered = [(n, row) for n, row in rows if any(c.strip() for c in row) and not _is_idle(row[0] or "?")]
+        by_line = ((reader.line_num, row) for row in reader)
+        numbered = [(n, row) for n, row in by_line if any(c.strip() for c in row) and not _is_idle(row[0] or "?")]
     if not numbered:
         raise InputError(f"{path}: empty; accepted: a line of column names, then one line per probe")
     header = [cell.strip() for cell in numbered[0][1]]

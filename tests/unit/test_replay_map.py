@@ -20,8 +20,8 @@ from testbed.core.errors import InputError
 from testbed.core.types import CsiSeries, IqBlock
 from testbed.lab import grid
 from testbed.records import sigmf
-from testbed.replay import map as mapping
 from testbed.replay import arrays, replay, sources, wifi
+from testbed.replay import map as mapping
 from testbed.replay.sources import Cut, EveLinks, Recording
 
 PROBES, CARRIERS = 40, 5
