@@ -176,10 +176,7 @@ class Node(Deadlines):
         return self.is_missing and self._was_ready and self.required
 
     def lose(self) -> None:
-        self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
-        self.owes_settings = self.owes_reading = False
-        self.clear_deadline(_HEARTBEAT)
-        self.clear_deadline(_READY)
+        self._expect_nothing()
         self.wait_for_return()
         self.left_out = self.left_out or not self.required
 
@@ -197,9 +194,13 @@ class Node(Deadlines):
 
     def dismiss(self) -> None:
         """Give up an optional node that cannot serve."""
+        self._expect_nothing()
+        self.leave_out()
+
+    def _expect_nothing(self) -> None:
+        """Count it as dead: no sign of life and no answer of it is awaited."""
         self.alive = self.ready = self.is_missing = self.must_be_configured = self.is_compared = False
         self.owes_settings = self.owes_reading = False
-        self.leave_out()
         self.clear_deadline(_HEARTBEAT)
         self.clear_deadline(_READY)
 

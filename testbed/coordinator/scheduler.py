@@ -293,8 +293,7 @@ class Scheduler:
 
         `is_certain`: part of the frame was received at the window's edge, so that the clock is certainly wrong.
         """
-        self.pass_by(node)
         clock = self.clocks[node]
-        clock.missed += 1
+        clock.missed, clock.unheard = clock.missed + 1, clock.unheard + 1
         if is_certain or clock.missed >= _MISSES:
             clock.uncertainty_s = min(max(2 * clock.uncertainty_s, self._guard_s), _WIDEST_DOUBT_S)

@@ -268,7 +268,7 @@ class CoordinatorState(Deadlines):
             return self._heard_again(node, body)
         node.seen()
         if not _may_say(node.role, body):
-            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
+            return _unexpected(node, body)
         take = _ON_MESSAGE.get(type(body))
         return take(self, node, body) if take is not None else []
 
@@ -335,7 +335,7 @@ class CoordinatorState(Deadlines):
 
     def _configured(self, node: Node, body: m.Configured) -> list[Effect]:
         if not node.owes_settings:
-            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
+            return _unexpected(node, body)
         node.have_clock_read()
         note = Note("configured", {"node": node.name, "accepted": body.accepted})
         return [note, *self.blocks.tidy(node), *self._stand_still(node), Send(node.name, m.ReadClock())]
@@ -357,11 +357,11 @@ class CoordinatorState(Deadlines):
 
     def _clock_read(self, node: Node, body: m.ClockReading) -> list[Effect]:
         if not node.owes_reading:
-            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
+            return _unexpected(node, body)
         if node.is_compared:
             return self._clock_compared(node, body)
         if not self.timetable.synchronise(node, body.device_time_s):
-            return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
+            return _unexpected(node, body)
         node.get_ready()
         return []
 
@@ -1088,6 +1088,11 @@ _SAID_BY: Mapping[type, tuple[str, ...]] = {
     m.KeyGuessed: ("eve",),
 }
 """Message → the roles whose reports it is: no node speaks for another. The other messages are about their sender."""
+
+
+def _unexpected(node: Node, body: Any) -> list[Effect]:
+    """Return the note of a message that its sender may not send, or that answers no order that is open."""
+    return [Note("unexpected", {"node": node.name, "what": type(body).__name__})]
 
 
 def _may_say(role: str, body: Any) -> bool:

@@ -206,23 +206,23 @@ def test_a_disk_that_fills_up_ends_the_run_in_order_while_there_is_room_to_close
     assert {node for node, body in stage.told if isinstance(body, m.Finish)} == {"alice", "bob", "eve", "ris"}
 
 
-def test_a_wrong_key_is_reported_with_the_nodes_that_did_not_join() -> None:
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        (e.KeyRefused("somebody came whose key is in no /keys/NAME.public"), "key_refused"),
+        (e.VersionRefused("bob: message of protocol version 3, accepted: 9: install the same"), "version_refused"),
+    ],
+)
+def test_who_was_refused_is_reported_with_the_nodes_that_did_not_join(
+    refused: e.KeyRefused | e.VersionRefused, kind: str
+) -> None:
     stage = Stage()
     stage.join("alice", "eve", "ris")
-    stage.take(e.KeyRefused("somebody came whose key is in no /keys/NAME.public"))
+    stage.take(refused)
     stage.wait(60.0)
     assert stage.over is not None
-    assert stage.over.detail == "bob did not join within 30 s; somebody came whose key is in no /keys/NAME.public"
-
-
-def test_a_peer_of_another_version_is_reported_with_the_nodes_that_did_not_join() -> None:
-    stage = Stage()
-    stage.join("alice", "eve", "ris")
-    stage.take(e.VersionRefused("bob: message of protocol version 3, accepted: 9: install the same"))
-    stage.wait(60.0)
-    assert stage.over is not None
-    assert stage.over.detail.startswith("bob did not join within 30 s; bob: message of protocol version 3, accepted: 9")
-    assert [n.kind for n in stage.notes if n.kind.endswith("_refused")] == ["version_refused"]
+    assert stage.over.detail == f"bob did not join within 30 s; {refused.detail}"
+    assert [n.kind for n in stage.notes if n.kind.endswith("_refused")] == [kind]
 
 
 def slow_eve(**changes: Any) -> tuple[Stage, list[float]]:

@@ -51,6 +51,13 @@ def test_freed_memory_below_memory_in_use_is_given_back() -> None:
     assert float(done.stdout) > 60.0
 
 
+def reporting(did: list[str]) -> NodeDaemon:
+    """Return a node of which only its reports work; `did` notes that they are sent."""
+    made = object.__new__(NodeDaemon)
+    made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
+    return made
+
+
 @pytest.mark.parametrize(
     ("body", "gives"),
     [
@@ -63,9 +70,7 @@ def test_a_node_gives_memory_back_after_a_stage_of_a_block(
 ) -> None:
     did: list[str] = []
     monkeypatch.setattr(memory, "give_back", lambda: did.append("given back"))
-    made = object.__new__(NodeDaemon)
-    made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
-    made._report(e.Report(body))
+    reporting(did)._report(e.Report(body))
     assert did == ["sent", *(["given back"] if gives else [])]
 
 
@@ -75,8 +80,7 @@ def test_alice_loads_what_judging_needs_while_eve_attacks(
 ) -> None:
     did: list[str] = []
     monkeypatch.setattr(amplification, "load", lambda: did.append("loaded"))
-    made = object.__new__(NodeDaemon)
-    made._link = SimpleNamespace(send=lambda x: did.append("sent"))  # type: ignore[assignment]
+    made = reporting(did)
     made.role = role  # type: ignore[assignment]
     made._report(e.Report(m.Agreed(report=cast(AgreeReport, None))))
     assert did == ["sent", *(["loaded"] if loads else [])]
