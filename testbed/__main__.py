@@ -19,12 +19,22 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _interrupt)
-        from testbed.cli import main as command
-
-        command()
+        _run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _run() -> None:
+    from testbed.cli import main as command
+    from testbed.core import ending
+
+    try:
+        command()
+    except SystemExit as exc:
+        if isinstance(exc.code, int) and not ending.is_watched():
+            ending.end(exc.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ A run that has no spare process, or needs one more (a node that is started again
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -27,7 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol, Self
 
-from testbed.core import forks, threads
+from testbed.core import ending, forks, threads
 from testbed.lab import supervision
 
 Work = Callable[[str, dict[str, Any]], int]
@@ -207,7 +206,7 @@ def _live(work: Work, orders: int, tell: int, mask: set[int | signal.Signals]) -
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         gc.freeze()  # objects of the parent are never collected here
         status = _work(work, supervision.told())
-        _end_in_order()
+        ending.end(status)
     except KeyboardInterrupt:
         status = _INTERRUPTED
     except SystemExit:  # the parent has no work, or has died
@@ -248,17 +247,6 @@ def _show_as(command: str, options: Mapping[str, Any]) -> None:
         text = "\0".join(words).encode()
         if begin > 0 and len(text) < room:
             ctypes.memmove(begin, text.ljust(room, b"\0"), room)
-
-
-def _end_in_order() -> None:
-    """Do what the end of an interpreter does, except for freeing its memory, which takes a tenth of a second."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
-    atexit._run_exitfuncs()
-    for stream in _streams()[1:]:
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
 
 
 def _close(spare: Spare) -> None:
