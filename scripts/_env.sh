@@ -1,6 +1,8 @@
 # Sourced by run and test: makes .venv once, from the pinned constraints, and again only when these change.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Each process of a run would otherwise compile more than a hundred modules of the testbed anew.
+unset PYTHONDONTWRITEBYTECODE
 python="${PYTHON:-python3}"
 stamp=".venv/.made-from"
 # Unless PYTHON chooses another one, the interpreter of .venv itself is asked for its version: `python3` may be a script

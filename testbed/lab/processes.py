@@ -31,7 +31,7 @@ from testbed.core.threads import ONE_THREAD
 from testbed.core.world import DriverContext
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault
-from testbed.lab.spares import Process, Spares
+from testbed.lab.spares import Process, Spare, Spares
 
 if TYPE_CHECKING:  # imported only where a run is driven, because nodes and the air do not need it
     from testbed.coordinator.past import Origin
@@ -244,21 +244,23 @@ class Crew:
             pipe.write(line.encode() + b"\n")
             pipe.flush()
 
-    def _start(self, name: str, command: str, options: Mapping[str, str], stdout: int = subprocess.DEVNULL) -> None:
+    def _start(self, name: str, command: str, options: Mapping[str, str], stdout: int = subprocess.DEVNULL) -> Process:
         # Every daemon computes in a single thread; BLAS threads would only compete for the cores.
         environment = {**ONE_THREAD, "TESTBED_STATE": str(state_root())}
         path, again = self._logs / f"{name}.log", name in self._restarts
+        process: Process | None = None if again else self._spares.take()
         with open(path, "ab" if again else "wb") as log:
-            spare = None if again else self._spares.take()
-            if spare is not None:
-                spare.begin(command, {**options, "lab": self._lab_name}, environment, path, stdout)
-                self._processes[name] = spare
-                return
-            self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "testbed", command, *options.values(), "--lab", self._lab_name, "--supervised"],
-                stdin=subprocess.PIPE, stdout=stdout, stderr=log, env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C reaches this process only, which orders the nodes to finish
-            )  # fmt: skip
+            if isinstance(process, Spare):
+                process.begin(command, {**options, "lab": self._lab_name}, environment, path, stdout)
+            else:
+                arguments = [command, *options.values(), "--lab", self._lab_name, "--supervised"]
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "testbed", *arguments],
+                    stdin=subprocess.PIPE, stdout=stdout, stderr=log, env={**os.environ, **environment},
+                    start_new_session=True,  # Ctrl-C reaches this process only, which orders the nodes to finish
+                )  # fmt: skip
+        self._processes[name] = process
+        return process
 
     def restart_node(self, name: str, coordinator: str, world: str | None) -> bool:
         """Restart a node that has died; False where that was done too often, or where it refused its input."""

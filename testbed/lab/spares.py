@@ -209,8 +209,8 @@ def _live(work: Work, orders: int, tell: int, mask: set[int | signal.Signals]) -
         ending.end(status)
     except KeyboardInterrupt:
         status = _INTERRUPTED
-    except SystemExit:  # the parent has no work, or has died
-        pass
+    except SystemExit as exc:  # such as where the parent has no work, or has died
+        status = exc.code if isinstance(exc.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
