@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from typing import NoReturn
 
 INTERRUPTED = 130
+_SELDOM = 10_000
+"""Number of new objects after which Python looks for unreachable ones; its default is 700. Loading libraries makes a
+hundred thousand, which stay."""
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -19,6 +23,7 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _interrupt)
+        gc.set_threshold(_SELDOM)
         _run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
