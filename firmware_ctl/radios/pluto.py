@@ -34,6 +34,8 @@ log = logging.getLogger("testbed.node")
 _ADC_FULL_SCALE = np.float32(1 / 2048)
 """12 bits, sign-extended to 16."""
 _DAC_FULL_SCALE = np.float32(32767)
+_LONGEST_CAPTURE = 1 << 22
+"""The kernel's limit of 16 MiB for one buffer (`max_block_size` of industrialio-buffer-dma), at four bytes a sample."""
 _LOWEST_RATE_HZ = 521e3
 """Lowest sample rate; below it pyadi-iio has no filter to load."""
 _GRACE_S = 1.0
@@ -155,7 +157,9 @@ class Pluto(Radio):
 
     @property
     def capabilities(self) -> RadioCapabilities:
-        return RadioCapabilities(timed=False, n_antennas=1, turnaround_s=5e-3, **self._ranges)
+        return RadioCapabilities(
+            timed=False, n_antennas=1, turnaround_s=5e-3, longest_capture=_LONGEST_CAPTURE, **self._ranges
+        )
 
     def identity(self) -> dict[str, Any]:
         return {"driver": "pluto", **self._identity}

@@ -69,7 +69,7 @@ class TimesOfRounds:
         if len(self._trains) > _MOST_TRAINS:
             del self._trains[next(iter(self._trains))]
         if isinstance(body, m.Probe | m.Step):
-            train.last = body.rounds[-1].round if isinstance(body, m.Probe) else body.round
+            train.last = body.rounds[-1].round if isinstance(body, m.Probe) else body.round + body.rounds - 1
             train.nodes.add(node)
             train.owed.add(node)
             if isinstance(body, m.Probe) or body.step == 0:
