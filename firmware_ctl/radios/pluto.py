@@ -168,6 +168,12 @@ class Pluto(Radio):
         """Return the host's clock, because the device has no clock that can be read."""
         return time.monotonic()
 
+    def interrupt(self) -> None:
+        super().interrupt()
+        buffer = self._rx_buffer
+        if buffer is not None:  # that of a train lasts up to a second, and `silence` waits for its end
+            buffer.cancel()
+
     def _do_configure(self, settings: RadioSettings) -> RadioSettings:
         known = self._device is not None
         try:
@@ -333,6 +339,7 @@ class Pluto(Radio):
         time_s = time.monotonic()
         buffer = self._rx_buffer = self._iio.Buffer(adc, parts.size // 2, False)
         try:
+            self.check_interrupted()
             buffer.refill()
             # Not Pluto.rx(), which copies every channel and makes doubles of it. Nor Buffer.read(), which copies
             # everything.
@@ -402,6 +409,8 @@ class Pluto(Radio):
         except DeviceError:
             raise
         except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
+            if operation == "receive":
+                self.check_interrupted()  # which cancels it, as if the connection were lost
             number = exc.errno if isinstance(exc, OSError) else None
             if number == errno.ETIMEDOUT:
                 # A late answer would be mistaken for that to the next request, so a new connection is made.
