@@ -98,10 +98,10 @@ def plan(
 class Pace:
     """How the rounds of radios that cannot time their samples follow one another.
 
-    `turnaround_s` is the time that passes between two slots because each step waits for reports. A train adds
-    (rounds − 1) · period to the time between the two slots of a round, in which the channel changes. Unless the
-    experiment states a length, that is no more than the turn-around: a train then at most doubles what the steps cost
-    without it.
+    `turnaround_s` is the time that passes between two slots because each step waits for reports. The channel changes
+    meanwhile, and in a train it has the time of a reception more for that: one period for each round. Unless the
+    experiment states a length, all of these together are no longer than the turn-around, so that a train at most
+    doubles the time between the two slots of a round.
     """
 
     frame: int
@@ -126,7 +126,7 @@ class Pace:
     @property
     def train(self) -> int:
         """Return the largest number of rounds of a train."""
-        suited = 1 + int(self.turnaround_s / self.period_s + 1e-9)
+        suited = max(1, int(self.turnaround_s / self.period_s + 1e-9))
         wanted = min(self.asked or suited, longest_train(self.period_s))
         while wanted > 1 and not self.asked and self._captured(wanted) > self.longest:
             wanted -= 1
@@ -137,13 +137,9 @@ class Pace:
         one = PERIODS * self.frame
         return one if rounds == 1 else FrameTrain(self.frame, self.period, rounds).n_samples
 
-    def captured_s(self, rounds: int) -> float:
-        """Return how long a reception of a train lasts."""
-        return self._captured(rounds) / self.rate_hz
-
     def slot_s(self, rounds: int) -> float:
         """Return how long a slot of a train takes."""
-        return self.captured_s(rounds) + self.turnaround_s
+        return self._captured(rounds) / self.rate_hz + self.turnaround_s
 
     @property
     def misfit(self) -> str | None:

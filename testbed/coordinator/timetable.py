@@ -367,18 +367,12 @@ class Timetable:
         return start_s, end_s
 
     def plan_steps(self, rounds: int, not_before_s: float) -> list[tuple[float, float]]:
-        """Book a train of rounds without timing; returns (start, end) of each on the reference timeline.
-
-        In virtual time each reception makes time pass, so that those of one slot may follow one another: the plan has
-        time for that, and the air comes to the next train's start before it is ordered.
-        """
+        """Book a train of rounds without timing; returns (start, end) of each on the reference timeline."""
         assert self.scheduler is not None
         assert self.steps is not None
-        slot_s, captured_s = self.steps.slot_s(rounds), self.steps.captured_s(rounds)
-        if self.virtual:
-            slot_s += (max(len(slot.rx) for slot in self._slots) - 1) * captured_s
         # On the wall clock the train before is over, whenever it was planned to be.
         earliest_s = max(not_before_s, self.last_end_s) if self.virtual else not_before_s
+        slot_s = self.steps.slot_s(rounds)
         times_s = self.scheduler.plan_steps(self.now_s, earliest_s, rounds, self.steps.period_s, slot_s)
         self.last_end_s = times_s[-1][1]
         self.rests, self.rests_at_s = False, None
