@@ -113,6 +113,8 @@ class Pace:
     """Length of a train that the experiment states; 0: none."""
     longest: int
     """Largest number of samples of one reception."""
+    longest_of_ends: int
+    """The same without Eve's node, whose limit may make trains shorter, but ends no run."""
 
     @property
     def period(self) -> int:
@@ -144,12 +146,13 @@ class Pace:
     @property
     def misfit(self) -> str | None:
         """Return in one line why a train cannot be captured; None where it can."""
-        if (n_samples := self._captured(self.train)) <= self.longest:
+        if (n_samples := self._captured(self.train)) <= self.longest_of_ends:
             return None
-        fits = (self.longest - n_samples) // self.period + self.train
+        fits = (self.longest_of_ends - n_samples) // self.period + self.train
         return (
             f"probing.train = {self.asked}: a reception of {n_samples} samples, {self.train} frames "
-            f"{self.period_s:g} s apart, but the radios accept {self.longest} samples: accepted up to {max(1, fits)}"
+            f"{self.period_s:g} s apart, but the radios accept {self.longest_of_ends} samples: accepted up to "
+            f"{max(1, fits)}"
         )
 
     def why_slow(self, slots: int) -> str | None:

@@ -7,7 +7,7 @@ the corrections of the clocks that follow from the receivers' reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from testbed.coordinator import steps
 from testbed.coordinator.roster import Node, Roster
@@ -142,10 +142,9 @@ class Timetable:
         )  # fmt: skip
         if not roster.timed:
             rate_hz = self._experiment.radio.sample_rate_hz
-            longest = [hello.longest_capture for hello in roster.greetings() if hello.longest_capture]
             self.steps = steps.Pace(
                 round(self.frame_s * rate_hz), rate_hz, p.interval_s, p.turnaround_s + turnaround_s, p.train,
-                min([LONGEST_CAPTURE, *longest]),
+                _longest(roster.greetings()), _longest(hello for hello in roster.greetings() if hello.role != "eve"),
             )  # fmt: skip
 
     def _needed(self, hello: m.Hello) -> tuple[float, float]:
@@ -444,3 +443,8 @@ class Timetable:
             yield f"the last round ends at {self.last_end_s} s"
         if self.scheduler is not None and not math.isfinite(self.scheduler.next_s):
             yield f"the next round begins at {self.scheduler.next_s} s"
+
+
+def _longest(greetings: Iterable[m.Hello]) -> int:
+    """Return the largest number of samples of one reception that all of these nodes accept."""
+    return min([LONGEST_CAPTURE, *(hello.longest_capture for hello in greetings if hello.longest_capture)])

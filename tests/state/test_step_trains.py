@@ -21,8 +21,11 @@ FIVE = ["transmit", "receive", "silence+transmit", "receive", "silence"]
 class Trains(Untimed):
     """`heard`: (node, round) → why that node receives nothing in it."""
 
-    def __init__(self, script: Any = lambda node, body: None, longest_capture: int = 0, **changes: Any) -> None:
-        self.longest_capture = longest_capture
+    def __init__(
+        self, script: Any = lambda node, body: None, longest_capture: int = 0,
+        limited: tuple[str, ...] = ("alice", "bob", "eve"), **changes: Any,
+    ) -> None:  # fmt: skip
+        self.longest_capture, self.limited = longest_capture, limited
         self.heard: dict[tuple[str, int], str] = {}
         probing = {"interval_s": 1e-3, **changes.pop("probing", {})}
         usual = {"surface": FIXED, "radio": {"sample_rate_hz": RATE_HZ}, "accounting": {"block_rounds": 40}}
@@ -30,7 +33,7 @@ class Trains(Untimed):
 
     def says(self, name: str, body: Any) -> e.Received:
         received = super().says(name, body)
-        if isinstance(body, m.Hello) and self.longest_capture:
+        if isinstance(body, m.Hello) and self.longest_capture and name in self.limited:
             fields = {f: getattr(received.body, f) for f in received.body.__struct_fields__}
             return e.Received(
                 name, received.incarnation, m.Hello(**{**fields, "longest_capture": self.longest_capture})
@@ -147,6 +150,16 @@ def test_without_a_stated_length_a_train_fits_into_the_buffer() -> None:
     assert stage.reasons == [None] * 22
 
 
+def test_eves_node_may_make_trains_shorter_but_ends_no_run() -> None:
+    stage = Trains(longest_capture=1, limited=("eve",))
+    stage.join()
+    assert {rounds for _, rounds, _ in stage.trains} == {1}
+    stage = Trains(probing={"train": 9}, longest_capture=1, limited=("eve",))
+    stage.join()
+    assert [rounds for _, rounds, _ in stage.trains] == [9, 9, 4]
+    assert stage.reasons == [None] * 22
+
+
 def test_a_frame_that_was_not_received_costs_its_round_only() -> None:
     stage = Trains()
     stage.heard = {("bob", 2): "clipped", ("alice", 9): "low_snr", ("eve", 4): "no_preamble"}
@@ -241,7 +254,7 @@ def test_on_the_wall_clock_a_train_begins_when_the_one_before_is_over_and_its_in
 
 def test_the_turn_around_is_what_a_train_adds_to_a_round_at_most() -> None:
     for period in (400, 1000, 3000, 7000):
-        pace = Pace(360, 1e6, period * 1e-6, 5e-3, 0, 4_000_000)
+        pace = Pace(360, 1e6, period * 1e-6, 5e-3, 0, 4_000_000, 4_000_000)
         added_s = pace.train * pace.period_s
         assert pace.train == 1 or added_s <= 5e-3
         assert added_s + pace.period_s > 5e-3
