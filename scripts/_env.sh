@@ -2,6 +2,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-python3}"
+# Shows the latest line of what it reads on a terminal, and nothing elsewhere. Errors go past it.
+progress() {
+    if [ -t 2 ]; then
+        local line
+        while IFS= read -r line; do printf '\r\033[K  %.76s' "$line" >&2; done
+        printf '\r\033[K' >&2
+    else
+        cat >/dev/null
+    fi
+}
 stamp=".venv/.made-from"
 wanted="$(cat pyproject.toml constraints.txt; "$python" -c 'import sys; print(sys.version)'; pwd)"
 if [ ! -x .venv/bin/testbed ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
@@ -12,6 +22,6 @@ if [ ! -x .venv/bin/testbed ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ];
     echo "making .venv (once, a few minutes) …" >&2
     rm -rf .venv
     "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+    .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' | progress
     printf '%s' "$wanted" >"$stamp"
 fi
