@@ -307,6 +307,7 @@ def sim(
     # A run or the doctor that starts this process looks for missing keys itself, so here only those that are on this
     # machine are required.
     identity = (processes.own_identity if supervised else processes.load_identity)(place, "world")
+    memory.keep_freed()
     with processes.emulators(place, lab, driver, scene) as ready, memory.collected_seldom():
         driver.serve(endpoint, identity, place.world.pace, place.world.peer_timeout_s, ready)
 

@@ -24,7 +24,7 @@ from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Experiment, Lab, RadioPlan, Scene, is_rehearsal
 from testbed.core.errors import InputError, TestbedError
 from testbed.core.identity import Identity
-from testbed.core.memory import collected_seldom
+from testbed.core.memory import collected_seldom, keep_freed
 from testbed.core.radio import Radio
 from testbed.core.ris import Board
 from testbed.core.threads import ONE_THREAD
@@ -436,6 +436,7 @@ def run(
 
         coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
         closing.callback(coordinator.close)
+        keep_freed()
         stack.enter_context(collected_seldom())
         through = _rehearse(experiment, faults, coordinator, crew, stack)
         coordinator.check_disk()
