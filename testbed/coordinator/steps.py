@@ -16,7 +16,6 @@ from testbed.core.windows import PERIODS, FrameTrain
 from testbed.core.words import counted
 from testbed.net import messages as m
 
-
 LONGEST_S = 0.8
 """Longest duration of such a train: the two slots of a round are as far apart, and a Pluto gives a reception up that
 takes longer than its timeout."""
