@@ -31,8 +31,10 @@ set."""
 READING_UNCERTAINTY_S = 1e-3
 """Largest error of a clock that was read over the network, in addition to half of the round trip."""
 BOARD_DOUBT_S = 150e-6
-"""The same for a board's clock, which is read once a train: within the longest train, two crystals 88 ppm apart drift
-apart by 70 µs."""
+"""The same for a board's clock in trains of up to 0.8 s: it is read once a train, when the patterns of the next one are
+not ordered yet, and over both trains it may run away by 70 µs."""
+LONGEST_UNDOUBTED_S = 0.8
+"""Duration of a train beyond which that error is larger."""
 _MOST_FOR_EVE_S = 1e-3
 """Longest guard for the sake of Eve's node."""
 _SPREADS = 6.0
@@ -110,6 +112,8 @@ class Timetable:
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
         """Largest error of the board's clock by its latest reading."""
         self._latch_from_s = 0.0
+        self._round_s = experiment.probing.interval_s
+        """Time from one round to the next, at least."""
         self._most: float = MAX_TRAIN if self.virtual else FIRST_TRAIN
         """Largest number of rounds of a train, reduced while trains are late."""
         self._train_from_s = 0.0
@@ -140,6 +144,9 @@ class Timetable:
             0.0 if self.virtual else max(FIRST_LEAD_S, self._least_lead_s),
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
+        ris = roster.by_role("ris")
+        latency_s = ris.hello.latency_s if ris is not None and ris.hello is not None else 0.0
+        self._round_s = max(p.interval_s, self.scheduler.shortest_s + latency_s)
         if not roster.timed:
             rate_hz = self._experiment.radio.sample_rate_hz
             self.steps = steps.Pace(
@@ -295,7 +302,7 @@ class Timetable:
             return self.steps.train
         probing = self._experiment.probing
         suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
-        return min(probing.train or suited, longest_train(probing.interval_s), int(self._most))
+        return min(probing.train or suited, longest_train(self._round_s), int(self._most))
 
     def learned_until(self, number: int) -> float:
         """Return the last round whose reports may count for the plan of round `number`.
@@ -341,6 +348,16 @@ class Timetable:
         self.scheduler.set_base(name, device_time_s, self._board_asked_s + half_trip_s)
         self._board_doubt_s = half_trip_s + BOARD_DOUBT_S
 
+    def _drift_s(self, at_s: float) -> float:
+        """Return by how much more than in short trains the board's clock may have run away since it was read last.
+
+        It does not depend on how many rounds a train has, up to a number, so that trains of any length have the same
+        times.
+        """
+        rounds = min(longest_train(self._round_s), max(SUITED_TRAIN, self._experiment.probing.train))
+        unread_s = min(2 * rounds * self._round_s, at_s - self._resumed_s)
+        return CRYSTALS * max(0.0, unread_s - 2 * LONGEST_UNDOUBTED_S)
+
     def not_before_latch(self, is_first: bool, latency_s: float) -> float:
         """Return the earliest start of a round whose pattern latches, by the board's clock, before the round begins.
 
@@ -350,7 +367,7 @@ class Timetable:
         # on the wall clock the last round may be long over, after a block or a pause
         since_s = max(self.last_end_s, self.now_s)
         self._latch_from_s = since_s + (latency_s if is_first or self.virtual else 0.0)
-        return self._latch_from_s + 2 * self._board_doubt_s
+        return self._latch_from_s + 2 * (self._board_doubt_s + self._drift_s(since_s))
 
     def latch_s(self, start_s: float) -> float:
         """Return when the pattern of the round that was planned last latches: halfway between the round before and this

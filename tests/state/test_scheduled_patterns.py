@@ -313,3 +313,37 @@ def test_where_the_air_is_ahead_of_the_rounds_one_train_is_refused(ahead_s: floa
     assert run.refused <= 1
     assert set(reasons(run).values()) <= {"surface_not_applied"}
     assert len(reasons(run)) <= 8
+
+
+class Drifting(OnAir):
+    """The board's clock runs away from all others."""
+
+    ppm = 0.0
+
+    def answer(self, node: str, body: Any) -> list[Any]:
+        own_s = 100.0 + self.air_s * (1 + self.ppm * 1e-6)
+        if node == "ris" and isinstance(body, m.ReadClock):
+            return [m.ClockReading(device_time_s=own_s)]
+        if isinstance(body, m.Schedule):
+            return [msgspec.structs.replace(self.scheduled(body), device_time_s=own_s)]
+        return super().answer(node, body)
+
+
+@pytest.mark.parametrize("ppm", [-43.0, 43.0])
+@pytest.mark.parametrize("turnaround_s", [24.3e-3, 60e-3])
+def test_in_the_longest_trains_a_drifting_board_latches_between_the_rounds(ppm: float, turnaround_s: float) -> None:
+    """Rounds follow one another as closely as they can; with the longer turn-around, more slowly than was asked for."""
+    run = Drifting(
+        rounds=200, probing={"interval_s": 0.05, "turnaround_s": turnaround_s}, **{**STILL, "surface": PUBLIC}
+    )
+    run.schedule_size, run.ppm = 256, ppm
+    run.join()
+    assert run.over is not None
+    assert run.over.status == "finished"
+    assert max(map(len, trains(run))) > 20
+    due_s = {x.round: (x.at_s - 100.0) / (1 + ppm * 1e-6) + 100.0 for body in schedules(run) for x in body.patterns}
+    spare_s = [plan.slots[0].start_s - due_s[plan.round] for plan in plans(run)]
+    assert min(spare_s) > 0.0
+    ends_s = [plan.end_s for plan in plans(run)]
+    after_s = [due_s[plan.round] - end_s for plan, end_s in zip(plans(run)[1:], ends_s, strict=False)]
+    assert min(after_s) > 0.0
