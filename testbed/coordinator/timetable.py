@@ -108,7 +108,7 @@ class Timetable:
         """The time at which it rests, by Alice's clock; None until that is read."""
         self._read_at_rest: dict[str, tuple[float, Part]] = {}
         """Readings of clocks meanwhile, until Alice's is read."""
-        self._board_asked_s = 0.0
+        self._board_asked_s = self._board_read_s = 0.0
         self._board_doubt_s = BOARD_DOUBT_S if self.virtual else 2 * READING_UNCERTAINTY_S
         """Largest error of the board's clock by its latest reading."""
         self._latch_from_s = 0.0
@@ -127,7 +127,7 @@ class Timetable:
     def go_on(self, end_s: float, down_s: float) -> None:
         """Continue the timeline of a run whose last round ended at `end_s`, and which was not driven for `down_s`; in
         virtual time, no time has passed meanwhile."""
-        self.last_end_s = self._resumed_s = end_s + (0.0 if self.virtual else down_s)
+        self.last_end_s = self._resumed_s = self._board_read_s = end_s + (0.0 if self.virtual else down_s)
 
     def begin(self, roster: Roster) -> None:
         """Make the scheduler, with gaps and guards as wide as the devices that joined need them."""
@@ -345,17 +345,20 @@ class Timetable:
         """Take a reading of the board's clock. In virtual time, no time has passed since the end of the last window."""
         assert self.scheduler is not None
         half_trip_s = 0.0 if self.virtual else (self.now_s - self._board_asked_s) / 2
-        self.scheduler.set_base(name, device_time_s, self._board_asked_s + half_trip_s)
+        self._board_read_s = self._board_asked_s + half_trip_s
+        self.scheduler.set_base(name, device_time_s, self._board_read_s)
         self._board_doubt_s = half_trip_s + BOARD_DOUBT_S
 
     def _drift_s(self, at_s: float) -> float:
         """Return by how much more than in short trains the board's clock may have run away since it was read last.
 
-        It does not depend on how many rounds a train has, up to a number, so that trains of any length have the same
-        times.
+        In virtual time, in which a pause takes none, it does not depend on how many rounds a train has, up to a number,
+        so that trains of any length have the same times.
         """
         rounds = min(longest_train(self._round_s), max(SUITED_TRAIN, self._experiment.probing.train))
-        unread_s = min(2 * rounds * self._round_s, at_s - self._resumed_s)
+        unread_s = at_s - self._board_read_s
+        if self.virtual:
+            unread_s = min(2 * rounds * self._round_s, at_s - self._resumed_s)
         return CRYSTALS * max(0.0, unread_s - 2 * LONGEST_UNDOUBTED_S)
 
     def not_before_latch(self, is_first: bool, latency_s: float) -> float:

@@ -214,6 +214,32 @@ def test_after_a_pause_patterns_are_due_when_they_can_still_latch() -> None:
     assert all(x.at_s < starts_s[x.round] for x in first)
 
 
+@pytest.mark.parametrize("ppm", [-43.0, 43.0])
+def test_after_a_pause_a_drifting_board_latches_before_the_rounds(ppm: float) -> None:
+    """Its clock was read before the pause."""
+    wall = {**LAB, "world": {"pace": "wall"}}
+    run = stage(lab=wall, probing={"interval_s": 5e-3, "turnaround_s": 2.4e-3}, rounds=900)
+
+    def script(node: str, body: Any) -> list[Any] | None:
+        own_s = 100.0 + run.state.timetable.now_s * (1 + ppm * 1e-6)
+        return (
+            [msgspec.structs.replace(run.scheduled(body), device_time_s=own_s)]
+            if isinstance(body, m.Schedule)
+            else None
+        )
+
+    run.script = script
+    run.join()
+    for _ in range(3):
+        run.take(e.PauseAsked(True))
+        run.wait(30.0)
+        run.take(e.PauseAsked(False))
+        run.wait(1.0)
+    assert len(plans(run)) > 400
+    due_s = {x.round: (x.at_s - 100.0) / (1 + ppm * 1e-6) + 100.0 for body in schedules(run) for x in body.patterns}
+    assert min(plan.slots[0].start_s - due_s[plan.round] for plan in plans(run)) > 0.0
+
+
 def test_a_board_takes_as_many_patterns_as_it_holds() -> None:
     done = joined(size=3)
     assert max(map(len, trains(done))) == 3
