@@ -276,8 +276,7 @@ class Air:
         self.seed = 0
         self.frontier = 0
         self._changed = 0
-        """When the air was changed last: a transmission was ordered or cut, a repeated one began, a pattern latched, or
-        time was let pass."""
+        """When the air was changed last: a transmission was ordered or cut, a pattern latched, or time was let pass."""
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         """The transmissions, by their starts."""
@@ -393,7 +392,7 @@ class Air:
         self._starts.insert(at, start)
         self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
-        self._changed = max(self._changed, start if cyclic else self.frontier)
+        self._changed = max(self._changed, self.frontier)
         station.horizon = max(station.horizon, end)
 
     def _sent_between(self, since: int, until: int) -> list[Transmission]:
