@@ -4,6 +4,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Each process of a run would otherwise compile more than a hundred modules of the testbed anew.
 unset PYTHONDONTWRITEBYTECODE
 python="${PYTHON:-python3}"
+# Shows the latest line of what it reads on a terminal, and nothing elsewhere. Errors go past it.
+progress() {
+    if [ -t 2 ]; then
+        local line
+        while IFS= read -r line; do printf '\r\033[K  %.76s' "$line" >&2; done
+        printf '\r\033[K' >&2
+    else
+        cat >/dev/null
+    fi
+}
 stamp=".venv/.made-from"
 # Unless PYTHON chooses another one, the interpreter of .venv itself is asked for its version: `python3` may be a script
 # that looks for an interpreter, which takes a third of a second.
@@ -20,6 +30,6 @@ if [ ! -x .venv/bin/testbed ] || [ "$(made_from)" != "$(cat "$stamp" 2>/dev/null
     echo "making .venv (once, a few minutes) …" >&2
     rm -rf .venv
     "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
+    .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' | progress
     printf '%s' "$(made_from)" >"$stamp"
 fi

@@ -51,6 +51,7 @@ What is proved and what is not:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -428,6 +429,10 @@ class _Questions:
         """Ask these questions, and return what each attack answers."""
         for number in numbers:
             self.ask(number)
+        return self.answers(numbers)
+
+    def answers(self, numbers: Sequence[int]) -> list[_Answers]:
+        """Return what each attack has answered to these questions."""
         out = []
         for one in self._asked:
             tests = [t[i] for t in [self._tests[one.attack.folds]] for i in numbers if i < len(t)]
@@ -440,29 +445,50 @@ class _Questions:
 def _asked(facts: Facts, attacks: Sequence[Attack], seed: int, children: Children | None) -> list[_Asked]:
     """Return every attack that applies, with its predictions of all folds, or with its error.
 
-    The first fold is asked about here, because attacks decide at it what holds for all others.
+    Attacks that need what Eve heard are asked in one child, the others in another one: the intermediate results that
+    attacks share are those of either kind.
     """
     asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
-    questions = _Questions(facts, asked, seed)
-    if not questions.folds:
+    kinds = [[one for one in asked if ("heard" in one.attack.needs) == hears] for hears in (True, False)]
+    kinds = [kind for kind in kinds if kind]
+    if len(kinds) < 2 or children is None or children.at_once < 2:
+        _ask_all(facts, asked, seed, children)
         return asked
-    questions.ask(0)
-    others = range(1, questions.folds + 1)
-    for answers in _shared(questions, others, children):
-        for one, found in zip(asked, answers, strict=True):
-            one.take(found)
+    shares = [replace(children, at_once=(children.at_once + 1 - i) // 2) for i in range(2)]
+    works = [partial(_ask_all, facts, kind, seed, share) for kind, share in zip(kinds, shares, strict=True)]
+    for kind, answers in zip(kinds, _each(children, works), strict=True):
+        _take(kind, answers)
     return asked
 
 
-def _shared(questions: _Questions, numbers: Sequence[int], children: Children | None) -> list[list[_Answers]]:
-    """Return the answers of all attacks to these questions, which the children share."""
-    if children is not None and children.at_once > 1:
-        shares = [numbers[i :: children.at_once] for i in range(children.at_once)]
-        try:
-            return children.each([partial(questions.answered, share) for share in shares if share])
-        except OSError:  # this process may not fork
-            pass
-    return [questions.answered(numbers)]
+def _ask_all(facts: Facts, asked: list[_Asked], seed: int, children: Children | None) -> list[_Answers]:
+    """Ask all questions, and return the answers to all of them, by attack.
+
+    The first fold is asked about here, because attacks decide at it what holds for all others; these are shared.
+    """
+    questions = _Questions(facts, asked, seed)
+    if not questions.folds:
+        return []
+    questions.ask(0)
+    others, n = range(1, questions.folds + 1), 1 if children is None else children.at_once
+    works = [partial(questions.answered, share) for share in (others[i::n] for i in range(n)) if share]
+    for answers in _each(children, works):
+        _take(asked, answers)
+    return questions.answers(range(questions.folds + 1))
+
+
+def _take(asked: list[_Asked], answers: list[_Answers]) -> None:
+    for one, found in zip(asked, answers, strict=True):
+        one.take(found)
+
+
+def _each(children: Children | None, works: Sequence[Callable[[], list[_Answers]]]) -> list[list[_Answers]]:
+    """Return what each piece of work gives: each is done in a child, or here where there is only one, or where this
+    process may not fork."""
+    if children is not None and len(works) > 1:
+        with contextlib.suppress(OSError):
+            return children.each(works)
+    return [work() for work in works]
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:
