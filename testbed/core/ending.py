@@ -13,9 +13,8 @@ from typing import NoReturn
 
 def end(status: int) -> NoReturn:
     """End this process: wait for its threads, call what is registered for its end, write what waits to be written."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    # As the interpreter itself does it: pools of threads are told first that no work will come, for which they wait.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is none, or nobody reads it
