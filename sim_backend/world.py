@@ -280,8 +280,7 @@ class Air:
         self.seed = 0
         self.frontier = 0
         self._changed = 0
-        """When the air was changed last: a transmission was ordered or cut, a repeated one began, a pattern latched, or
-        time was let pass."""
+        """When the air was changed last: a transmission was ordered or cut, a pattern latched, or time was let pass."""
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         """The transmissions, by their starts."""
@@ -401,7 +400,7 @@ class Air:
         self._starts.insert(at, start)
         self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
-        self._changed = max(self._changed, start if cyclic else self.frontier)
+        self._changed = max(self._changed, self.frontier)
         self._n_kept += samples.size
         station.horizon = max(station.horizon, end)
 
