@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim_backend import world
 from sim_backend.ticks import DeviceClock, duration
 from sim_backend.world import RETENTION, Air, Refused
 from testbed.core.config import Multipath, PlacedNode, Scene
@@ -91,8 +92,26 @@ def test_the_past_is_kept_for_a_while() -> None:
     air.hear("bob", RETENTION - 100 * US, 400)
     np.testing.assert_array_equal(air.hear("bob", 0, 500), at_once)
     air.hear("bob", 2 * RETENTION, 400)
-    with pytest.raises(Refused, match="kept for 1 s"):
+    with pytest.raises(Refused, match="kept for 4 s"):
         air.check_reception("bob", 0, 500)
+
+
+def test_of_much_that_is_sent_less_of_the_past_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "MOST_KEPT", 10 * 400)
+    air = air_of("alice", "bob")
+    for k in range(20):  # one each 0.2 s, of 400 samples
+        air.transmit("alice", k * RETENTION // 20, burst())
+    air.declare("alice", 10 * RETENTION)
+    heard = air.hear("bob", RETENTION // 20, 500)
+    at = RETENTION - 100 * US
+    air.hear("bob", at, 400)
+    for start in (RETENTION // 20, RETENTION // 4):
+        with pytest.raises(Refused, match="kept for 1 s"):
+            air.check_reception("bob", start, 500)
+    air.check_reception("bob", 16 * RETENTION // 20, 500)
+    assert np.abs(air.hear("bob", 16 * RETENTION // 20, 500)).max() > 0.5 * np.abs(heard).max()
+    air.hear("bob", 2 * RETENTION, 400)  # little is kept now
+    air.check_reception("bob", RETENTION + 100 * US, 500)
 
 
 @given(cuts=st.lists(st.integers(1, 8999), max_size=4), start=st.integers(0, 50 * US))
@@ -277,3 +296,43 @@ def test_device_clock_round_trip(ppm: float, offset_s: float, ticks: int) -> Non
 def test_duration() -> None:
     assert duration(40, 40e6) == US
     assert duration(1, 30.72e6) == 32552
+
+
+def test_free_radios_that_are_asked_while_nothing_else_happens_receive_the_same_stretch_of_time() -> None:
+    air = Air()
+    air.reset(SCENE, CARRIER_HZ, 1)
+    for name in ("alice", "bob", "eve"):
+        air.tune(name, name, CARRIER_HZ, RATE_HZ, 0.0, free=True)
+    air.let_pass(100 * US)
+    air.transmit("alice", 100 * US, burst(), cyclic=True)
+    heard = {}
+    for name in ("bob", "eve"):
+        start = air.earliest(name)
+        air.check_reception(name, start, 4000)
+        heard[name] = start, float(np.abs(air.hear(name, start, 4000)).mean())
+    assert heard["bob"][0] == heard["eve"][0] == 100 * US
+    assert heard["eve"][1] > 0
+    assert air.frontier == 200 * US
+    assert air.earliest("bob") == 200 * US  # after what it received itself
+    air.silence("alice")
+    assert [air.earliest(name) for name in ("alice", "bob", "eve")] == [200 * US] * 3
+    air.let_pass(300 * US)
+    assert air.earliest("eve") == 300 * US
+
+
+def test_a_free_radio_that_was_away_for_long_does_not_ask_for_samples_that_are_gone() -> None:
+    air = Air()
+    air.reset(SCENE, CARRIER_HZ, 1)
+    for name in ("bob", "eve"):
+        air.tune(name, name, CARRIER_HZ, RATE_HZ, 0.0, free=True)
+    air.check_reception("bob", 0, 3 * 40_000_000)
+    air.pass_time(3_000_000 * US)
+    start = air.earliest("eve")
+    assert start == air.frontier - RETENTION // 2
+    air.check_reception("eve", start, 400)
+
+
+def test_radios_that_declare_receive_from_their_own_present_on() -> None:
+    air = air_of("alice", "bob")
+    air.declare("bob", 50 * US)
+    assert air.earliest("bob") == air.now("bob") == 50 * US
