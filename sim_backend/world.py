@@ -28,8 +28,12 @@ from testbed.core.types import C64, F64, U8
 SEGMENT = TICKS_PER_S // 10_000
 """The channel is evaluated once per 100 µs (a path's phase changes by 0.015 rad in that time at 3 m/s and 2.4 GHz), on
 an absolute grid, so that the result does not depend on how a receiver divides its blocks."""
-RETENTION = TICKS_PER_S
-"""How far behind the frontier a reception may still begin."""
+RETENTION = 4 * TICKS_PER_S
+"""How far behind the frontier a reception may still begin …"""
+RETENTION_AT_LEAST = TICKS_PER_S
+"""… and how far where so much is sent that it would not fit into `MOST_KEPT`."""
+MOST_KEPT = 1 << 22
+"""Largest number of samples that are kept for longer than that: 32 MiB."""
 LONGEST_PATH = TICKS_PER_S // 50_000
 """Largest delay of echoes that are computed: 20 µs (6 km)."""
 NEARLY = 1 / 32
@@ -284,6 +288,10 @@ class Air:
         """Their starts, in the same order."""
         self._longest = 0
         """Largest duration of a transmission in ticks."""
+        self._n_kept = 0
+        """Number of their samples."""
+        self._kept_from = 0
+        """Tick before which some of what was sent is forgotten, although `RETENTION` is not over."""
         self._surface: _Surface | None = None
         self._attacker: _Attacker | None = None
 
@@ -301,7 +309,7 @@ class Air:
         self.seed, self.frontier, self._changed = seed, 0, 0
         self._sent.clear()
         self._starts.clear()
-        self._longest = 0
+        self._longest = self._n_kept = self._kept_from = 0
         for station in self.stations.values():
             station.horizon = 0
         if self._surface is not None:
@@ -380,8 +388,7 @@ class Air:
         earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats samples
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
-        unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
-        if sum(max(s.samples.size, _LEAST_UNHEARD) for s in unheard) > MAX_UNHEARD:
+        if self._n_kept + _LEAST_UNHEARD * len(self._sent) > MAX_UNHEARD and self._n_unheard(name) > MAX_UNHEARD:
             raise Refused("device", f"more than {MAX_UNHEARD} samples wait for reception, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         sent = Transmission(
@@ -393,7 +400,13 @@ class Air:
         self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
         self._changed = max(self._changed, self.frontier)
+        self._n_kept += samples.size
         station.horizon = max(station.horizon, end)
+
+    def _n_unheard(self, name: str) -> int:
+        """Return how many samples of a radio are still to be sent."""
+        unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
+        return sum(max(s.samples.size, _LEAST_UNHEARD) for s in unheard)
 
     def _sent_between(self, since: int, until: int) -> list[Transmission]:
         """Return all transmissions that begin before `until` and may last beyond `since`, by their starts."""
@@ -415,11 +428,12 @@ class Air:
         """Return the end of a reception, declare that the radio starts nothing before it, or raise Refused."""
         station = self._station(name)
         self._check_place(name, station.place)
-        if start < self.frontier - RETENTION or start < 0:
+        kept_from = max(self.frontier - RETENTION, self._kept_from)
+        if start < kept_from or start < 0:
             raise Refused(
                 "device",
                 f"starts {to_seconds(self.frontier - start):.6f} s back, {to_seconds(start):.6f} s after the world's "
-                f"start; samples are kept for {to_seconds(RETENTION):g} s",
+                f"start; samples are kept for {to_seconds(self.frontier - kept_from):g} s",
             )
         end = start + duration(n_samples, station.sample_rate_hz)
         # It cannot transmit before its switch has changed over, so that time is declared as well.
@@ -555,13 +569,19 @@ class Air:
         return sorted({0, n_samples, *(min(_ceil_index(t - start, rate), n_samples) for t in times)})
 
     def _forget(self) -> None:
-        oldest = self.frontier - RETENTION - TICKS_PER_S // 1000
-        if self._sent and min(s.end for s in self._sent) < oldest:
-            if self._attacker is not None:
-                self._attacker.forget([s for s in self._sent if s.end < oldest])
-            self._sent = [s for s in self._sent if s.end >= oldest]
-            self._starts = [s.start for s in self._sent]
+        kept = RETENTION
+        if self._n_kept > MOST_KEPT:
+            kept = RETENTION_AT_LEAST
+            self._kept_from = max(self._kept_from, self.frontier - kept)
+        oldest = self.frontier - kept - TICKS_PER_S // 1000
+        if self._longest > RETENTION:  # samples are, or were, repeated
             self._longest = max((s.end - s.start for s in self._sent), default=0)
+        n = bisect.bisect_left(self._starts, oldest - self._longest)
+        if n:
+            if self._attacker is not None:
+                self._attacker.forget(self._sent[:n])
+            self._n_kept -= sum(s.samples.size for s in self._sent[:n])
+            del self._sent[:n], self._starts[:n]
         if self._surface is not None:
             self._surface.forget(oldest)
 

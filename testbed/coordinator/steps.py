@@ -16,6 +16,10 @@ from testbed.core.windows import PERIODS, FrameTrain
 from testbed.core.words import counted
 from testbed.net import messages as m
 
+LONGEST_S = 0.8
+"""Longest duration of such a train: the two slots of a round are as far apart, and a Pluto gives a reception up that
+takes longer than its timeout."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Do:
@@ -131,7 +135,7 @@ class Pace:
     def train(self) -> int:
         """Return the largest number of rounds of a train."""
         suited = max(1, int(self.suited_s / self.period_s + 1e-9))
-        wanted = min(self.asked or suited, longest_train(self.period_s))
+        wanted = min(self.asked or suited, longest_train(self.period_s, LONGEST_S))
         while wanted > 1 and not self.asked and self._captured(wanted) > self.longest:
             wanted -= 1
         return wanted
@@ -148,6 +152,11 @@ class Pace:
     @property
     def misfit(self) -> str | None:
         """Return in one line why a train cannot be captured; None where it can."""
+        if self.asked > (most := longest_train(self.period_s, LONGEST_S)):
+            return (
+                f"probing.train = {self.asked}: rounds {self.period_s:g} s apart, but radios that cannot time their "
+                f"samples have trains of {LONGEST_S:g} s at most: accepted up to {most}"
+            )
         if (n_samples := self._captured(self.train)) <= self.longest_of_ends:
             return None
         fits = (self.longest_of_ends - n_samples) // self.period + self.train

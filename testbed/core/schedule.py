@@ -8,8 +8,8 @@ from testbed.core.errors import InputError
 
 MAX_TRAIN = 256
 """Largest number of rounds in a train."""
-LONGEST_TRAIN_S = 0.8
-"""Longest duration of a train: during it, no node reports on its rounds, and the simulated air keeps samples for 1
+LONGEST_TRAIN_S = 3.2
+"""Longest duration of a train: during it, no node reports on its rounds, and the simulated air keeps samples for 4
 s."""
 ROLES = {"A": "alice", "B": "bob", "E": "eve"}
 _LETTERS = {role: letter for letter, role in ROLES.items()}
@@ -26,13 +26,13 @@ class Slot:
     """Roles of the receivers, in the order written."""
 
 
-def longest_train(interval_s: float) -> int:
-    """Return how many rounds at this interval may be one train.
+def longest_train(interval_s: float, longest_s: float = LONGEST_TRAIN_S) -> int:
+    """Return how many rounds at this interval may be one train, which lasts for `longest_s` at most.
 
     >>> longest_train(0.002), longest_train(0.05), longest_train(20.0)
-    (256, 16, 1)
+    (256, 64, 1)
     """
-    return max(1, min(MAX_TRAIN, int(LONGEST_TRAIN_S / interval_s + 1e-9)))
+    return max(1, min(MAX_TRAIN, int(longest_s / interval_s + 1e-9)))
 
 
 def parse(text: str) -> tuple[Slot, ...]:

@@ -326,6 +326,10 @@ def _finding(facts: Facts, expert: _Expert, delta_log2: float) -> Finding:
     )
 
 
+_Stated = tuple[str, float, bool]
+"""Of an attack: `knows`, `hidden_context` and `cliff`."""
+
+
 class _Asked:
     """An attack, its predictions so far, and its error if it had one; after an error it is not asked again."""
 
@@ -338,6 +342,10 @@ class _Asked:
         self.failed: tuple[int, str] | None = None
         """The question at which it had an error, and the error."""
         self.applies = self._guarded(0, lambda: facts.kept.size > 0 and attack.applies(facts))
+        self.hears = self._guarded(0, lambda: "heard" in attack.needs)
+        """Whether the attack needs what Eve heard."""
+        self.stated: _Stated | None = None
+        """What the attack states about itself, where it was asked in another process."""
 
     @property
     def error(self) -> str | None:
@@ -351,13 +359,19 @@ class _Asked:
         self._guarded(question, lambda: self._predict_again(view, test))
 
     def expert(self, facts: Facts) -> _Expert:
-        a, freedom = self.attack, [self.freedom[fold] for fold in sorted(self.freedom)]
-        return _Expert(a.name, a.knows, self.p[facts.kept], float(np.mean(freedom)), a.hidden_context, a.cliff)
+        knows, hidden, cliff = self.stated or self.states()
+        freedom = [self.freedom[fold] for fold in sorted(self.freedom)]
+        return _Expert(self.attack.name, knows, self.p[facts.kept], float(np.mean(freedom)), hidden, cliff)
+
+    def states(self) -> _Stated:
+        """Return what the attack states about itself, which it may decide at the first fold."""
+        return self.attack.knows, self.attack.hidden_context, self.attack.cliff
 
     def take(self, other: _Answers) -> None:
         """Take the answers that this attack gave in another process."""
         self.p[other.symbols] = other.p
         self.freedom |= other.freedom
+        self.stated = other.stated
         self.failed = min((f for f in (self.failed, other.failed) if f is not None), default=None)
 
     def _predict(self, fold: int, view: Facts, test: I64) -> None:
@@ -392,6 +406,7 @@ class _Answers:
     """(symbol, label)."""
     freedom: dict[int, float]
     failed: tuple[int, str] | None
+    stated: _Stated
 
 
 class _Questions:
@@ -438,7 +453,7 @@ class _Questions:
             tests = [t[i] for t in [self._tests[one.attack.folds]] for i in numbers if i < len(t)]
             symbols = np.concatenate([np.zeros(0, np.int64), *tests])
             freedom = {i: one.freedom[i] for i in numbers if i in one.freedom}
-            out.append(_Answers(symbols, one.p[symbols], freedom, one.failed))
+            out.append(_Answers(symbols, one.p[symbols], freedom, one.failed, one.states()))
         return out
 
 
@@ -449,7 +464,7 @@ def _asked(facts: Facts, attacks: Sequence[Attack], seed: int, children: Childre
     attacks share are those of either kind.
     """
     asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
-    kinds = [[one for one in asked if ("heard" in one.attack.needs) == hears] for hears in (True, False)]
+    kinds = [[one for one in asked if one.hears == hears] for hears in (True, False)]
     kinds = [kind for kind in kinds if kind]
     if len(kinds) < 2 or children is None or children.at_once < 2:
         _ask_all(facts, asked, seed, children)

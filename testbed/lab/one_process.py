@@ -19,7 +19,7 @@ from testbed.core import registry
 from testbed.core.clock import VirtualClock
 from testbed.core.config import Experiment, Lab
 from testbed.core.errors import InputError
-from testbed.core.memory import collected_seldom
+from testbed.core.memory import collected_seldom, keep_freed
 from testbed.core.threads import one_thread
 from testbed.core.world import World
 from testbed.lab import processes
@@ -136,6 +136,7 @@ def run(
     turns = Turns()
     board = Switchboard(turns)
     coordinator = Coordinator(lab, experiment, folder, None, turns.clock, origin=origin, dead=dead, shared=board)
+    keep_freed()
     with one_thread(), collected_seldom(), contextlib.ExitStack() as stack:
         stack.callback(coordinator.close)
         coordinator.check_disk()

@@ -596,11 +596,20 @@ def _arrival(block: IqBlock, found: CsiFrame) -> float:
 
 def _filled(links: list[_Link]) -> list[_Link]:
     """Return what was found of one transmitter in a train; for a round in which its frame was rejected, the nearest one
-    that was not, the earlier one of two."""
+    that was not, the earlier one of two.
+
+    Where most frames were rejected, only those of the rounds beside it are taken. That is still more than she has in
+    single rounds, of which each has two whole frames; with more, an Eve who receives a frame now and then would be
+    taken for one who measured all rounds.
+    """
     good = [i for i, (_, csi) in enumerate(links) if csi is not None]
-    if not good:
-        return links
-    return [links[min(good, key=lambda n, i=i: abs(n - i))] for i in range(len(links))]  # type: ignore[misc]
+    reach = len(links) if 2 * len(good) >= len(links) else 1
+
+    def at(i: int) -> int:
+        nearest = min(good, key=lambda n: abs(n - i), default=i)
+        return nearest if abs(nearest - i) <= reach else i
+
+    return [links[at(i)] for i in range(len(links))]
 
 
 def _levelled(tuned: _Tuned, found: list[CsiFrame | ProbeRejected]) -> list[CsiFrame | ProbeRejected]:

@@ -63,6 +63,7 @@ def _run(daemon: NodeDaemon) -> int:
     """Take part in one run; a signal ends it in order."""
     before = [(n, signal.signal(n, lambda *_: daemon.interrupt())) for n in (signal.SIGINT, signal.SIGTERM)]
     try:
+        memory.keep_freed()
         with memory.collected_seldom():
             return daemon.run()
     finally:

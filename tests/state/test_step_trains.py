@@ -107,7 +107,8 @@ def test_rounds_of_a_train_begin_a_period_apart_and_the_next_train_after_it() ->
         ({"interval_s": 1e-6}, 256),  # the frame of 10 samples is longer, and is sent without a gap
         ({"interval_s": 1e-3, "train": 1}, 1),
         ({"interval_s": 1e-3, "train": 40}, 40),
-        ({"interval_s": 0.1, "train": 40}, 8),  # no train is longer than 0.8 s
+        ({"interval_s": 0.1, "train": 8}, 8),
+        ({"interval_s": 0.1, "turnaround_s": 3.0}, 8),  # no train is longer than 0.8 s
     ],
 )
 def test_how_many_rounds_a_train_has(probing: dict[str, Any], train: int) -> None:
@@ -141,6 +142,17 @@ def test_a_train_that_no_buffer_holds_is_refused_before_anything_is_set_up() -> 
         "samples: accepted up to 19",
     )
     assert not [b for _, b in stage.told if isinstance(b, (m.Configure, m.Step))]
+
+
+def test_a_train_that_lasts_longer_than_a_reception_may_take_is_refused() -> None:
+    """A Pluto gives a reception up after 3 s, so that every round of such a train would fail."""
+    stage = Trains(probing={"interval_s": 0.05, "train": 64})
+    stage.join()
+    assert stage.over == e.RunOver(
+        "failed",
+        "probing.train = 64: rounds 0.05 s apart, but radios that cannot time their samples have trains of 0.8 s at "
+        "most: accepted up to 16",
+    )
 
 
 def test_without_a_stated_length_a_train_fits_into_the_buffer() -> None:

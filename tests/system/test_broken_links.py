@@ -66,7 +66,7 @@ def test_a_control_link_that_is_down_for_9_s_costs_the_two_trains_under_way_at_m
     assert kinds.count("silent") == kinds.count("resumed") == 1
     assert "lost" not in kinds
     assert summary["rounds"] == 600
-    assert summary["pairs_rejected"].get("node_lost", 0) <= 2 * 16
+    assert summary["pairs_rejected"].get("node_lost", 0) <= 2 * 64
     line.close()
 
 

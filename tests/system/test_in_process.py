@@ -203,7 +203,7 @@ def test_a_run_can_be_stopped(kind: Any, tmp_path: Path) -> None:
     assert outcome.status == "stopped"
     rounds = reader.load(outcome.folder).rounds.rounds
     assert 50 <= rounds.size < 1000
-    assert outcome.summary["pairs_rejected"].get("aborted", 0) == (0 if kind == "stop" else 32)
+    assert outcome.summary["pairs_rejected"].get("aborted", 0) == (0 if kind == "stop" else 56)  # two trains
 
 
 def test_a_run_can_be_paused(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_bob_who_dies_is_started_again_and_what_was_measured_can_be_replayed(t
     assert s["pairs_rejected"]["measured"] >= 220
     recording = sources.load(outcome.folder)
     # all but the two trains that were under way
-    assert recording.cuts["run"].alice.rounds.size >= 600 - 2 * 16 - 8
+    assert recording.cuts["run"].alice.rounds.size >= 600 - 2 * 64 - 8
     assert not np.isnan(recording.cuts["run"].alice.h).any()
     assert "measured" not in recording.cuts["run"].rejected
 
@@ -182,7 +182,7 @@ def test_killing_eve_costs_nothing_but_eve(tmp_path: Path) -> None:
     assert outcome.status == "finished"
     assert outcome.summary["pairs_kept"] > 290
     heard = reader.load(outcome.folder).links["alice>eve"].rounds
-    again = heard[heard > 40 + 2 * 16]  # beyond the trains under way: from when she is back on she misses nothing
+    again = heard[heard > 40 + 2 * 64]  # beyond the trains under way: from when she is back on she misses nothing
     assert again.size == 0 or again.size > 0.9 * (300 - again[0])
     assert not next(h for h in outcome.summary["health"] if h["check"] == "nodes_alive")["ok"]
     assert outcome.summary["keys_mismatched"] == 0
@@ -392,7 +392,7 @@ def test_killing_the_air_ends_the_run_at_once(tmp_path: Path) -> None:
     assert outcome.status == "failed"
     assert "world" in outcome.detail
     # its train, the two under way, and those that failed before the coordinator looked, later on a busy machine
-    assert outcome.summary["rounds"] <= 40 + 12 * 16
+    assert outcome.summary["rounds"] <= 40 + 12 * 64
 
 
 def test_an_air_that_is_killed_while_it_starts_is_one_line_and_leaves_no_folder(

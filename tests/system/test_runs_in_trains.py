@@ -42,7 +42,7 @@ def run(folder: Path, name: str, rounds: int, lab: str = "sim", act: Any = None,
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "rounds", "interval_s", "longest"),
-    [("mobile_room", 340, 0.05, 16), ("static_room", 130, 0.05, 16), ("mobile_room", 200, 0.002, 64)],
+    [("mobile_room", 340, 0.05, 64), ("static_room", 130, 0.05, 64), ("mobile_room", 200, 0.002, 64)],
 )
 def test_trains_of_any_length_give_the_same_csi_bits_and_keys(
     name: str, rounds: int, interval_s: float, longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -150,6 +150,17 @@ def test_eve_takes_the_nearest_frame_where_hers_was_not_received(nodes: dict[str
     assert results[1].links[0].device_time_s == results[0].links[0].device_time_s  # it is not said to be later
 
 
+def test_an_eve_who_receives_few_frames_is_not_taken_for_one_who_measured_all(nodes: dict[str, Node]) -> None:
+    train = train_of(nodes["eve"])
+    samples = capture(nodes["eve"], train, 300)
+    for number in (1, 2, 3, 4):
+        start = 300 + number * train.period
+        samples[0, start : start + train.frame] *= 1e-4
+    results, numbers = estimated(nodes["eve"], train, samples)
+    assert [r.links[0].reason for r in results] == [None, None, "no_preamble", "no_preamble", "no_preamble"]
+    assert numbers == [0, 0, None, None, None]
+
+
 def test_a_capture_that_failed_rejects_all_rounds_of_the_train_and_no_other(nodes: dict[str, Node]) -> None:
     bob = nodes["bob"]
     train = train_of(bob)

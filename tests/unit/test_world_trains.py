@@ -78,11 +78,11 @@ def test_a_window_that_is_over_fails_alone() -> None:
     with room() as world:
         alice, bob = world.radio("alice"), world.radio("bob")
         for radio in (alice, bob):
-            radio.idle_until(device_time(radio, 5.0))
-        bob.receive(10, device_time(bob, 4.0))  # samples are kept for a second
-        found = bob.receive_many([Window(N, device_time(bob, at_s)) for at_s in (2.0, 3.5, 4.5)])
+            radio.idle_until(device_time(radio, 8.0))
+        bob.receive(10, device_time(bob, 7.0))  # samples are kept for four seconds
+        found = bob.receive_many([Window(N, device_time(bob, at_s)) for at_s in (2.0, 3.5, 7.5)])
         assert isinstance(found[0], DeviceError)
-        assert "samples are kept for 1 s" in str(found[0])
+        assert "samples are kept for 4 s" in str(found[0])
         assert [isinstance(x, IqBlock) for x in found] == [False, True, True]
 
 
