@@ -44,44 +44,54 @@ def taps_many(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
 
 def _taps(amplitude: C128, delay_samples: F64) -> list[tuple[int, C128]]:
     floor = np.floor(delay_samples)
+    fraction = delay_samples - floor
     first = floor.min(axis=-1)
     spans = (floor.max(axis=-1) - first).astype(np.int64) + 1
-    powers = np.empty((len(floor), DEGREE + 1, floor.shape[-1]))
-    powers[:, 0] = 1.0
-    powers[:, 1:] = (2 * (delay_samples - floor) - 1)[:, None, :]
-    np.multiply.accumulate(powers[:, 1:], axis=1, out=powers[:, 1:])
-    parts = amplitude.view(np.float64).reshape(*amplitude.shape, 2).swapaxes(1, 2)
-    floor -= first[:, None]
+    whole = (floor - first[:, None]).astype(np.intp)
+    # Links of about the same span are computed together; how a link is computed depends on its own span alone.
+    widths = -(-spans // _WIDTHS) * _WIDTHS
     lags = (first.astype(np.int64) + 1 - HALF).tolist()
+    lengths = (spans - 1 + 2 * HALF).tolist()
     out: list[tuple[int, C128]] = [(lag, _NONE) for lag in lags]
-    for span in set(spans.tolist()):
-        alike = (spans == span).nonzero()[0]
-        at_once = max(1, _MOST_SPREAD // (span * floor.shape[-1]))
+    for width in set(widths.tolist()):
+        alike = (widths == width).nonzero()[0]
+        at_once = max(1, _MOST_SPREAD // width**2)
         for part in (alike[i : i + at_once] for i in range(0, alike.size, at_once)):
-            for row, h in zip(part.tolist(), _spread(parts[part], floor[part], powers[part], span), strict=True):
-                out[row] = (lags[row], h)
+            found = _spread(amplitude[part], whole[part], fraction[part], width)
+            for row, h in zip(part.tolist(), found, strict=True):
+                out[row] = (lags[row], h[: lengths[row]])
     return out
 
 
 _NONE: C128 = np.empty(0, np.complex128)
-_AT_ONCE = 1 << 11
-"""Paths that are processed together: allocating and freeing larger arrays takes longer than the computation."""
+_AT_ONCE = 1 << 13
+"""Paths that are processed together: larger arrays do not stay in the processor's cache."""
+_WIDTHS = 8
+"""Spans in samples are rounded up to a multiple of this."""
 _MOST_SPREAD = 1 << 14
-"""Largest number of values (paths times samples) that are spread at once: 256 kB."""
+"""Largest number of values (links times samples times samples) that are spread at once: 256 kB."""
 
 
-def _spread(parts: F64, whole: F64, powers: F64, span: int) -> C128:
-    """Return (link, tap) of (link, re/im, path) `parts` that are `whole` samples late, up to `span` − 1 of them."""
-    n = len(parts)
-    # (link, step, re/im, path): each path in the row of its whole number of samples
-    spread = np.where((whole[:, None, :] == np.arange(span)[:, None])[:, :, None, :], parts[:, None], 0.0)
+def _spread(amplitude: C128, whole: NDArray[np.intp], fraction: F64, width: int) -> C128:
+    """Return (link, tap) of (link, path) amplitudes that are `whole` samples and a `fraction` late, below `width`."""
+    n = len(amplitude)
+    cell = (whole + width * np.arange(n)[:, None]).ravel()
+    power = 2 * fraction.ravel() - 1
+    parts = [np.array(x).ravel() for x in (amplitude.real, amplitude.imag)]
+    # (link and step, re/im, degree): the moments of all paths that arrive within one sample
+    moments = np.empty((n * width, 2, DEGREE + 1))
+    for degree in range(DEGREE + 1):
+        for i, part in enumerate(parts):
+            if degree:
+                part *= power
+            moments[:, i, degree] = np.bincount(cell, part, n * width)
     # Row `step` must begin `step` taps later. Rows are stored one value longer than they are read, which shifts each
     # row by one more.
-    length = span - 1 + 2 * HALF
-    slipped = np.zeros((n, span, length + 1, 2))
-    rows = spread.reshape(n, 2 * span, -1) @ powers.swapaxes(1, 2) @ FARROW
-    slipped[:, :, : 2 * HALF] = rows.reshape(n, span, 2, -1).swapaxes(2, 3)
-    h = slipped.reshape(n, -1, 2)[:, : span * length].reshape(n, span, length, 2).sum(axis=1)
+    length = width - 1 + 2 * HALF
+    slipped = np.zeros((n, width, length + 1, 2))
+    rows = moments.reshape(n, 2 * width, DEGREE + 1) @ FARROW
+    slipped[:, :, : 2 * HALF] = rows.reshape(n, width, 2, -1).swapaxes(2, 3)
+    h = slipped.reshape(n, -1, 2)[:, : width * length].reshape(n, width, length, 2).sum(axis=1)
     return h.view(np.complex128)[..., 0]
 
 

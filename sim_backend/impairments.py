@@ -14,6 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from sim_backend.normals import normals
 from sim_backend.ticks import DeviceClock, to_seconds, to_ticks
 from testbed.core.radio import RadioSettings
 from testbed.core.seeds import Streams, deriver, generator
@@ -194,11 +195,9 @@ class Oscillator:
     def _bridge(self, level: int, cells: Sequence[int]) -> F64:
         """Return (cell, step + 1) Brownian paths through cells of a level."""
         ends = np.array(list(self._ends(level, cells)))
-        steps = np.empty((len(cells), self._STEPS))
-        for row, cell in zip(steps, cells, strict=True):
-            self._streams.at(cell, level).standard_normal(out=row)
+        words = np.array([self._streams.words(self._STEPS, cell, level) for cell in cells])
         path = np.zeros((len(cells), self._STEPS + 1))
-        np.cumsum(steps, axis=1, out=path[:, 1:])
+        np.cumsum(normals(words), axis=1, dtype=np.float64, out=path[:, 1:])
         path *= self._sigmas[level]
         path += ends[:, :1] + self._ramp * (ends[:, 1:] - ends[:, :1] - path[:, -1:])
         return path
@@ -324,24 +323,23 @@ class FrontEnd:
         each is amplified, and (from which sample on, how many) samples each has lost.
         """
         options, n = self._options, shape[-1]
-        noise = np.empty((*shape[:-1], 2 * n), np.float32)
+        words = np.empty((*shape[:-1], 2 * n), np.uint32)
         may_fail = options.gain_step_probability > 0 or options.overflow_probability > 0
         steps, lost = [0.0] * len(starts), [(0, 0)] * len(starts)
-        for i, (rows, start) in enumerate(zip(noise, starts, strict=True)):
-            rngs = [stream.at(start & (1 << 64) - 1) for stream in self._noises]
-            for row, own in zip(rows, rngs, strict=True):
-                own.standard_normal(dtype=np.float32, out=row)
+        for i, (rows, start) in enumerate(zip(words, starts, strict=True)):
+            for row, stream in zip(rows, self._noises, strict=True):
+                row[:] = stream.words(2 * n, start & (1 << 64) - 1)
             if not may_fail:
                 continue
-            rng = rngs[0]
-            # faults are drawn after the noise, so that a fault that is switched on does not change the noise
+            # faults are drawn by other numbers than the noise, so that a fault that is switched on does not change it
+            rng = self._noises[0].at(start & (1 << 64) - 1, _FAULTS)
             is_step, loses = rng.random() < options.gain_step_probability, rng.random() < options.overflow_probability
             if is_step:
                 steps[i] = 1.0 if rng.random() < 0.5 else -1.0
             if loses:
                 at = int(rng.integers(0, n))
                 lost[i] = (at, min(64, n - at))
-        return noise, steps, lost
+        return normals(words), steps, lost
 
     def _convert(self, analogue: C64) -> C64:
         """Round (…, sample) in place to the converter's steps and clip at its ends, I and Q apart."""
@@ -354,6 +352,8 @@ class FrontEnd:
         return analogue
 
 
+_FAULTS = 1
+"""Group of the streams from which faults are drawn; the noise is drawn from group 0."""
 _AT_ONCE = 1 << 15
 """Samples that are computed together: more do not stay in the processor's cache."""
 

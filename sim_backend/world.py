@@ -280,8 +280,7 @@ class Air:
         self.seed = 0
         self.frontier = 0
         self._changed = 0
-        """When the air was changed last: a transmission was ordered or cut, a repeated one began, a pattern latched, or
-        time was let pass."""
+        """When the air was changed last: a transmission was ordered or cut, a pattern latched, or time was let pass."""
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         """The transmissions, by their starts."""
@@ -389,8 +388,7 @@ class Air:
         earliest = max(station.horizon, self.frontier)  # FOREVER while it repeats samples
         if start < earliest:
             raise Refused("late", f"{(earliest - start) / 1e6:.6f} µs too late")
-        unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
-        if sum(max(s.samples.size, _LEAST_UNHEARD) for s in unheard) > MAX_UNHEARD:
+        if self._n_kept + _LEAST_UNHEARD * len(self._sent) > MAX_UNHEARD and self._n_unheard(name) > MAX_UNHEARD:
             raise Refused("device", f"more than {MAX_UNHEARD} samples wait for reception, accepted: no more")
         end = FOREVER if cyclic else start + duration(samples.shape[-1], station.sample_rate_hz)
         sent = Transmission(
@@ -401,9 +399,14 @@ class Air:
         self._starts.insert(at, start)
         self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
-        self._changed = max(self._changed, start if cyclic else self.frontier)
+        self._changed = max(self._changed, self.frontier)
         self._n_kept += samples.size
         station.horizon = max(station.horizon, end)
+
+    def _n_unheard(self, name: str) -> int:
+        """Return how many samples of a radio are still to be sent."""
+        unheard = (s for s in self._sent_between(self.frontier, FOREVER) if s.radio == name and s.end > self.frontier)
+        return sum(max(s.samples.size, _LEAST_UNHEARD) for s in unheard)
 
     def _sent_between(self, since: int, until: int) -> list[Transmission]:
         """Return all transmissions that begin before `until` and may last beyond `since`, by their starts."""

@@ -76,7 +76,8 @@ def prepare(spares: Spares, lab: str) -> None:
 
 def _daemon(command: str, options: dict[str, Any]) -> int:
     """Do in a spare process what the command of a daemon does; returns its exit status."""
-    return status_of(lambda: {"node": node, "sim": sim}[command](**options, supervised=True))
+    does: Any = {"node": node, "sim": sim}[command]
+    return status_of(lambda: does(**options, supervised=True))
 
 
 @app.command()

@@ -104,8 +104,9 @@ class Pace:
 
     `turnaround_s` is the time that passes between two slots because each step waits for reports. The channel changes
     meanwhile, and in a train it has the time of a reception more for that: one period for each round. Unless the
-    experiment states a length, all of these together are no longer than the turn-around, so that a train at most
-    doubles the time between the two slots of a round.
+    experiment states a length, all of these together are no longer than the turn-around that the ends' drivers state
+    (`suited_s`), so that a train at most doubles the time between the two slots of a round. A host that needs longer
+    gets no longer trains.
     """
 
     frame: int
@@ -113,6 +114,7 @@ class Pace:
     rate_hz: float
     interval_s: float
     turnaround_s: float
+    suited_s: float
     asked: int
     """Length of a train that the experiment states; 0: none."""
     longest: int
@@ -132,7 +134,7 @@ class Pace:
     @property
     def train(self) -> int:
         """Return the largest number of rounds of a train."""
-        suited = max(1, int(self.turnaround_s / self.period_s + 1e-9))
+        suited = max(1, int(self.suited_s / self.period_s + 1e-9))
         wanted = min(self.asked or suited, longest_train(self.period_s, LONGEST_S))
         while wanted > 1 and not self.asked and self._captured(wanted) > self.longest:
             wanted -= 1

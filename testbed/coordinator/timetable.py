@@ -149,9 +149,11 @@ class Timetable:
         self._round_s = max(p.interval_s, self.scheduler.shortest_s + latency_s)
         if not roster.timed:
             rate_hz = self._experiment.radio.sample_rate_hz
+            ends = [hello for hello in roster.greetings() if hello.role != "eve"]
+            suited_s = p.turnaround_s + max((hello.turnaround_s for hello in ends), default=0.0)
             self.steps = steps.Pace(
-                round(self.frame_s * rate_hz), rate_hz, p.interval_s, p.turnaround_s + turnaround_s, p.train,
-                _longest(roster.greetings()), _longest(hello for hello in roster.greetings() if hello.role != "eve"),
+                round(self.frame_s * rate_hz), rate_hz, p.interval_s, p.turnaround_s + turnaround_s, suited_s, p.train,
+                _longest(roster.greetings()), _longest(ends),
             )  # fmt: skip
 
     def _needed(self, hello: m.Hello) -> tuple[float, float]:

@@ -76,3 +76,9 @@ class Streams:
         self._counter[3] = group
         self._bits.state = self._fresh
         return self._generator
+
+    def words(self, n: int, key: int, group: int = 0) -> NDArray[np.uint32]:
+        """Return the first n random words of stream (`group`, `key`); n is even, and the generator goes on after
+        them."""
+        self.at(key, group)
+        return self._bits.random_raw(n // 2).view(np.uint32)

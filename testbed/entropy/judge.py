@@ -51,7 +51,6 @@ What is proved and what is not:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -326,10 +325,6 @@ def _finding(facts: Facts, expert: _Expert, delta_log2: float) -> Finding:
     )
 
 
-_Stated = tuple[str, float, bool]
-"""Of an attack: `knows`, `hidden_context` and `cliff`."""
-
-
 class _Asked:
     """An attack, its predictions so far, and its error if it had one; after an error it is not asked again."""
 
@@ -342,10 +337,6 @@ class _Asked:
         self.failed: tuple[int, str] | None = None
         """The question at which it had an error, and the error."""
         self.applies = self._guarded(0, lambda: facts.kept.size > 0 and attack.applies(facts))
-        self.hears = self._guarded(0, lambda: "heard" in attack.needs)
-        """Whether the attack needs what Eve heard."""
-        self.stated: _Stated | None = None
-        """What the attack states about itself, where it was asked in another process."""
 
     @property
     def error(self) -> str | None:
@@ -359,19 +350,13 @@ class _Asked:
         self._guarded(question, lambda: self._predict_again(view, test))
 
     def expert(self, facts: Facts) -> _Expert:
-        knows, hidden, cliff = self.stated or self.states()
-        freedom = [self.freedom[fold] for fold in sorted(self.freedom)]
-        return _Expert(self.attack.name, knows, self.p[facts.kept], float(np.mean(freedom)), hidden, cliff)
-
-    def states(self) -> _Stated:
-        """Return what the attack states about itself, which it may decide at the first fold."""
-        return self.attack.knows, self.attack.hidden_context, self.attack.cliff
+        a, freedom = self.attack, [self.freedom[fold] for fold in sorted(self.freedom)]
+        return _Expert(a.name, a.knows, self.p[facts.kept], float(np.mean(freedom)), a.hidden_context, a.cliff)
 
     def take(self, other: _Answers) -> None:
         """Take the answers that this attack gave in another process."""
         self.p[other.symbols] = other.p
         self.freedom |= other.freedom
-        self.stated = other.stated
         self.failed = min((f for f in (self.failed, other.failed) if f is not None), default=None)
 
     def _predict(self, fold: int, view: Facts, test: I64) -> None:
@@ -406,7 +391,6 @@ class _Answers:
     """(symbol, label)."""
     freedom: dict[int, float]
     failed: tuple[int, str] | None
-    stated: _Stated
 
 
 class _Questions:
@@ -444,66 +428,41 @@ class _Questions:
         """Ask these questions, and return what each attack answers."""
         for number in numbers:
             self.ask(number)
-        return self.answers(numbers)
-
-    def answers(self, numbers: Sequence[int]) -> list[_Answers]:
-        """Return what each attack has answered to these questions."""
         out = []
         for one in self._asked:
             tests = [t[i] for t in [self._tests[one.attack.folds]] for i in numbers if i < len(t)]
             symbols = np.concatenate([np.zeros(0, np.int64), *tests])
             freedom = {i: one.freedom[i] for i in numbers if i in one.freedom}
-            out.append(_Answers(symbols, one.p[symbols], freedom, one.failed, one.states()))
+            out.append(_Answers(symbols, one.p[symbols], freedom, one.failed))
         return out
 
 
 def _asked(facts: Facts, attacks: Sequence[Attack], seed: int, children: Children | None) -> list[_Asked]:
     """Return every attack that applies, with its predictions of all folds, or with its error.
 
-    Attacks that need what Eve heard are asked in one child, the others in another one: the intermediate results that
-    attacks share are those of either kind.
+    The first fold is asked about here, because attacks decide at it what holds for all others.
     """
     asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
-    kinds = [[one for one in asked if one.hears == hears] for hears in (True, False)]
-    kinds = [kind for kind in kinds if kind]
-    if len(kinds) < 2 or children is None or children.at_once < 2:
-        _ask_all(facts, asked, seed, children)
+    questions = _Questions(facts, asked, seed)
+    if not questions.folds:
         return asked
-    shares = [replace(children, at_once=(children.at_once + 1 - i) // 2) for i in range(2)]
-    works = [partial(_ask_all, facts, kind, seed, share) for kind, share in zip(kinds, shares, strict=True)]
-    for kind, answers in zip(kinds, _each(children, works), strict=True):
-        _take(kind, answers)
+    questions.ask(0)
+    others = range(1, questions.folds + 1)
+    for answers in _shared(questions, others, children):
+        for one, found in zip(asked, answers, strict=True):
+            one.take(found)
     return asked
 
 
-def _ask_all(facts: Facts, asked: list[_Asked], seed: int, children: Children | None) -> list[_Answers]:
-    """Ask all questions, and return the answers to all of them, by attack.
-
-    The first fold is asked about here, because attacks decide at it what holds for all others; these are shared.
-    """
-    questions = _Questions(facts, asked, seed)
-    if not questions.folds:
-        return []
-    questions.ask(0)
-    others, n = range(1, questions.folds + 1), 1 if children is None else children.at_once
-    works = [partial(questions.answered, share) for share in (others[i::n] for i in range(n)) if share]
-    for answers in _each(children, works):
-        _take(asked, answers)
-    return questions.answers(range(questions.folds + 1))
-
-
-def _take(asked: list[_Asked], answers: list[_Answers]) -> None:
-    for one, found in zip(asked, answers, strict=True):
-        one.take(found)
-
-
-def _each(children: Children | None, works: Sequence[Callable[[], list[_Answers]]]) -> list[list[_Answers]]:
-    """Return what each piece of work gives: each is done in a child, or here where there is only one, or where this
-    process may not fork."""
-    if children is not None and len(works) > 1:
-        with contextlib.suppress(OSError):
-            return children.each(works)
-    return [work() for work in works]
+def _shared(questions: _Questions, numbers: Sequence[int], children: Children | None) -> list[list[_Answers]]:
+    """Return the answers of all attacks to these questions, which the children share."""
+    if children is not None and children.at_once > 1:
+        shares = [numbers[i :: children.at_once] for i in range(children.at_once)]
+        try:
+            return children.each([partial(questions.answered, share) for share in shares if share])
+        except OSError:  # this process may not fork
+            pass
+    return [questions.answered(numbers)]
 
 
 def _another_string(facts: Facts, test: I64, seed: int) -> Facts:

@@ -33,7 +33,7 @@ Work = Callable[[str, dict[str, Any]], int]
 """(command, its options) → exit status: what a daemon does."""
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = 130
-_LONGEST_LOOK_S = 0.02
+_LONGEST_LOOK_S = 0.005
 _ARGUMENTS_FIELD = 45
 """Place of the address of the command line in /proc/self/stat, counted after the process's name."""
 
@@ -156,8 +156,10 @@ class Spares:
 
 
 def can_fork() -> bool:
-    """Return whether this process may fork spares: on Linux, while it has one thread and its own standard streams."""
-    return forks.are_safe() and threading.active_count() == 1 and all(map(_is_own, enumerate(_streams())))
+    """Return whether this process may fork spares: on Linux, while it has one thread and its own standard streams, and
+    no debugger follows it."""
+    has_one_thread = threading.active_count() == 1 and not ending.is_watched()
+    return forks.are_safe() and has_one_thread and all(map(_is_own, enumerate(_streams())))
 
 
 def _streams() -> tuple[Any, ...]:

@@ -550,19 +550,18 @@ class RadioWork:
 
     def _by_period(self, tuned: _Tuned, part: _Part, train: FrameTrain, block: IqBlock, arrival: float) -> list[_Found]:
         """Estimate from the frames of a train, of which one arrives at `arrival`, in samples of the capture."""
-        known, first = train.first_of(arrival)
+        known, found_at = train.first_of(arrival)
         out: dict[int, _Found] = {}
-        latest = known, first
+        first = found_at  # when the first frame should have arrived, by the frame that was found last
         for numbers in train.runs(known):
-            if numbers[0] == known - 1:
-                latest = known, first
-            expected = [latest[1] + n * train.period for n in numbers]
-            windows = [train.window(block, at) for at in expected]
+            if numbers[0] == known - 1:  # from here on backwards
+                first = found_at
+            windows = [train.window(block, first + n * train.period) for n in numbers]
             estimates = self._estimates_of(tuned, [part.round + n for n in numbers], windows)
             out.update(zip(numbers, zip(windows, estimates, strict=True), strict=True))
             for n, estimate in zip(numbers, estimates, strict=True):
                 if isinstance(estimate, CsiFrame):
-                    latest = n, _arrival(block, estimate) - n * train.period
+                    first = _arrival(block, estimate) - n * train.period
         return [out[n] for n in range(train.count)]
 
     @staticmethod

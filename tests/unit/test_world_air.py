@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim_backend import world
 from sim_backend.ticks import DeviceClock, duration
 from sim_backend.world import RETENTION, Air, Refused
 from testbed.core.config import Multipath, PlacedNode, Scene
@@ -93,6 +94,24 @@ def test_the_past_is_kept_for_a_while() -> None:
     air.hear("bob", 2 * RETENTION, 400)
     with pytest.raises(Refused, match="kept for 4 s"):
         air.check_reception("bob", 0, 500)
+
+
+def test_of_much_that_is_sent_less_of_the_past_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "MOST_KEPT", 10 * 400)
+    air = air_of("alice", "bob")
+    for k in range(20):  # one each 0.2 s, of 400 samples
+        air.transmit("alice", k * RETENTION // 20, burst())
+    air.declare("alice", 10 * RETENTION)
+    heard = air.hear("bob", RETENTION // 20, 500)
+    at = RETENTION - 100 * US
+    air.hear("bob", at, 400)
+    for start in (RETENTION // 20, RETENTION // 4):
+        with pytest.raises(Refused, match="kept for 1 s"):
+            air.check_reception("bob", start, 500)
+    air.check_reception("bob", 16 * RETENTION // 20, 500)
+    assert np.abs(air.hear("bob", 16 * RETENTION // 20, 500)).max() > 0.5 * np.abs(heard).max()
+    air.hear("bob", 2 * RETENTION, 400)  # little is kept now
+    air.check_reception("bob", RETENTION + 100 * US, 500)
 
 
 @given(cuts=st.lists(st.integers(1, 8999), max_size=4), start=st.integers(0, 50 * US))

@@ -80,17 +80,19 @@ class Batch:
         return out
 
 
-def detect(batch: Batch, plan: Plan) -> tuple[I64, F64, I64]:
-    """Return (block,) the sample at which preamble and symbols repeat best, how well (0 to 1), and the number of
-    products in the correlation.
+def detect(batch: Batch, rows: I64, n_starts: int, plan: Plan) -> tuple[I64, F64, I64]:
+    """Return (row,) the sample, of the first `n_starts`, at which preamble and symbols repeat best, how well (0 to 1),
+    and the number of products in the correlation.
 
     Sliding self-correlation one period apart (Schmidl and Cox, IEEE Trans. Commun. 45(12), 1997).
     """
-    n, y = batch.n, batch.y[..., plan.before :]
+    n = batch.n
+    y = batch.y[:, :, plan.before : plan.before + n_starts - 1 + plan.frame_len]
+    y = y if rows.size == len(y) else y[rows]
     at_once = max(1, _DETECT_BYTES // y[0].nbytes)
-    parts = [_best(y[i : i + at_once], n, plan, batch.scratch) for i in range(0, len(y), at_once)]
+    parts = [_best(y[i : i + at_once], n_starts, plan, batch.scratch) for i in range(0, len(y), at_once)]
     start, metric = (np.concatenate(x) for x in zip(*parts, strict=True))
-    frames = batch.windows(np.arange(start.size), start, plan.frame_len, plan)
+    frames = batch.windows(rows, start, plan.frame_len, plan)
     most = (power(frames) @ plan.detection_share).sum(axis=-1)
     coefficient = metric / np.maximum(most, 1e-30)
     symbols_seen = np.minimum(plan.symbols_len, n - start - plan.preamble_len)
@@ -98,9 +100,9 @@ def detect(batch: Batch, plan: Plan) -> tuple[I64, F64, I64]:
     return start, coefficient, n_products
 
 
-def _best(y: C128, n: int, plan: Plan, scratch: Scratch) -> tuple[I64, F64]:
-    """Return (block,) the sample, of `n`, at which the sum of both self-correlations is largest, and that sum."""
-    n_starts = n - plan.preamble_len + 1
+def _best(y: C128, n_starts: int, plan: Plan, scratch: Scratch) -> tuple[I64, F64]:
+    """Return (block,) the sample, of the first `n_starts`, at which the sum of both self-correlations is largest, and
+    that sum."""
     conj = np.conjugate(y, out=scratch.array("conj", y.shape))
     halves = _sliding(conj, y, plan.half, plan.preamble_len - plan.half, 0, n_starts, scratch)
     halves += _sliding(conj, y, plan.step, plan.symbols_len - plan.step, plan.preamble_len, n_starts, scratch)
@@ -129,7 +131,7 @@ def fine_start(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> I6
     """Return (row,) starts for which most of the channel's energy arrives within one cyclic prefix after them."""
     first = coarse - plan.reach
     segment = batch.windows(rows, first, plan.fine_span, plan)
-    segment *= phasors(cfo, plan.fine_index)[:, None, :]
+    segment *= phasors_along(cfo, plan.fine_span)[:, None, :]
     spectrum = np.fft.fft(segment, plan.fine_len, axis=-1)
     spectrum *= plan.preamble_conj
     strength = power(np.fft.ifft(spectrum, axis=-1)[..., : 2 * plan.reach + 1])
@@ -157,7 +159,7 @@ def search_cfo(batch: Batch, rows: I64, coarse: I64, cfo: F64, plan: Plan) -> F6
     windows = windows.reshape(*windows.shape[:2], n_parts, plan.step)[..., : plan.n_fft]
     turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
     # The phase step that aligns the symbols aligns the preamble too, which is one step before them.
-    turns, within = phasors(turn, np.arange(n_parts)), phasors(cfo, plan.samples)
+    turns, within = phasors(turn, np.arange(n_parts)), phasors_along(cfo, plan.n_fft)
     spectra = np.fft.fft(windows * turns[:, None, :, None] * within[:, None, None, :], axis=-1)
     spacing = plan.n_fft // plan.half
     preamble, total = spectra[:, :, 0, ::spacing], spectra[:, :, 1:, ::spacing].sum(axis=2)  # (row, antenna, half)
@@ -213,3 +215,10 @@ def phasors(cfo: F64, n: NDArray[np.int64]) -> C128:
     np.cos(angle, out=out.real)
     np.sin(angle, out=out.imag)
     return out
+
+
+def phasors_along(cfo: F64, n: int) -> C128:
+    """Return (row, n) exp(−2πi·cfo·k) for k from 0 to n − 1, from those of every 16th and of the first 16."""
+    step = 16
+    rough, fine = phasors(cfo, np.arange(0, n, step)), phasors(cfo, np.arange(step))
+    return (rough[:, :, None] * fine[:, None, :]).reshape(cfo.size, step * rough.shape[1])[:, :n]

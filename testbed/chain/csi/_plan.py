@@ -45,7 +45,6 @@ class Plan:
         self.reach = self.n_cp + self.half // 4
         self.fine_span = 2 * self.reach + self.preamble_len
         self.fine_len = _good_length(self.fine_span)
-        self.fine_index = np.arange(self.fine_span)
         self.preamble_conj = np.conj(np.fft.fft(samples[: self.preamble_len], self.fine_len))
         self.before = self.reach
         """Zeros before a block's samples, so that every window begins inside."""

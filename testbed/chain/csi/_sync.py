@@ -32,6 +32,7 @@ from testbed.chain.csi._acquire import (
     half_period_cfo,
     indices,
     phasors,
+    phasors_along,
     search_cfo,
 )
 from testbed.chain.csi._plan import C128, Plan, power
@@ -251,7 +252,7 @@ class Synchroniser:
         cfo = found.cfo_hz / frame.frame.sample_rate_hz
         cfo = _unwrapped(cycles_between(windows[None, :, :, :-1], windows[None, :, :, 1:]), cfo, plan)
         turns = phasors(cfo, firsts.ravel()).reshape(n_antennas, n_symbols)
-        within = phasors(cfo, plan.samples)[0]
+        within = phasors_along(cfo, plan.n_fft)[0]
         spectra = np.fft.fft(windows * within * turns[:, :, None], axis=-1)
         spectra = np.ascontiguousarray(spectra.swapaxes(0, 1)).take(plan.used, axis=-1)
         pattern = np.broadcast_to(np.fft.fft(within)[plan.used], (n_antennas, plan.used.size))
@@ -267,8 +268,7 @@ class Synchroniser:
     def _sound(self, batch: Batch, time_s: F64, plan: Plan, rejected: dict[int, ProbeRejected]) -> Soundings:
         """Return what was found in blocks that begin at `time_s` (block,); `rejected` gets the others' reasons."""
         loud = ~(np.abs(batch.raw.view(np.float32)).max(axis=(1, 2)) < CLIP_LEVEL)
-        coarse, coefficient, n_products = detect(batch, plan)
-        threshold = np.maximum(self.detection_threshold, np.minimum(_SIGMAS / np.sqrt(n_products), 0.9))
+        coarse, coefficient, threshold = self._detect(batch, plan)
         seen = coefficient >= threshold
         for i in indices(~seen).tolist():
             rejected[i] = (self._clipped(batch.raw[i]) if loud[i] else None) or ProbeRejected(
@@ -287,6 +287,24 @@ class Synchroniser:
             lock = _Lock.joined(lock.take(indices(~np.isin(lock.rows, list(found)))), far)
         rejected.update(why)
         return self._finish(lock, batch.n, time_s, plan, rejected)
+
+    def _detect(self, batch: Batch, plan: Plan) -> tuple[I64, F64, F64]:
+        """Return (block,) coarse starts, the coefficients of self-correlation there, and those that are needed."""
+        whole = batch.n - plan.preamble_len + 1
+        # Nearly every frame lies inside its block. Where none is found there, the block may have cut one off.
+        inside = min(whole, batch.n - plan.frame_len + plan.reach + 1)
+        found = self._repeats(batch, np.arange(len(batch.raw)), inside, plan)
+        coarse, coefficient, threshold = found
+        left = indices((coefficient < threshold) | (coarse == inside - 1))
+        if left.size and inside < whole:
+            for first, later in zip(found, self._repeats(batch, left, whole, plan), strict=True):
+                first[left] = later
+        return found
+
+    def _repeats(self, batch: Batch, rows: I64, n_starts: int, plan: Plan) -> tuple[I64, F64, F64]:
+        """Return the same of these blocks, (row,), for frames that begin at one of their first `n_starts` samples."""
+        coarse, coefficient, n_products = detect(batch, rows, n_starts, plan)
+        return coarse, coefficient, np.maximum(self.detection_threshold, np.minimum(_SIGMAS / np.sqrt(n_products), 0.9))
 
     def _lock_far(
         self, batch: Batch, rows: I64, coarse: I64, cfo: F64, loud: Flags, plan: Plan
@@ -436,7 +454,7 @@ def _correct(batch: Batch, rows: I64, start: I64, coarse_cfo: F64, plan: Plan) -
     windows = steps[..., : plan.n_fft]
     turn = cycles_between(windows[:, :, 1:-1], windows[:, :, 2:])
     cfo = _unwrapped(turn, coarse_cfo, plan)
-    turns, within = phasors(cfo, plan.parts), phasors(cfo, plan.samples)
+    turns, within = phasors(cfo, plan.parts), phasors_along(cfo, plan.n_fft)
     # All are transformed in one call, because the call takes most of the time.
     corrected = batch.scratch.array("corrected", (n_frames, n_antennas * n_parts + 1, plan.n_fft))
     corrected[:, -1] = within
