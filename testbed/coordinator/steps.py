@@ -159,6 +159,11 @@ class Pace:
             )
         if (n_samples := self._captured(self.train)) <= self.longest_of_ends:
             return None
+        if self.train == 1:
+            return (
+                f"a frame of {self.frame} samples needs a reception of {n_samples}, but the radios accept "
+                f"{self.longest_of_ends} samples; accepted: a shorter frame"
+            )
         fits = (self.longest_of_ends - n_samples) // self.period + self.train
         return (
             f"probing.train = {self.asked}: a reception of {n_samples} samples, {self.train} frames "

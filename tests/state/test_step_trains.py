@@ -271,3 +271,13 @@ def test_the_turn_around_that_drivers_state_is_what_a_train_adds_to_a_round_at_m
         added_s = pace.train * pace.period_s
         assert pace.train == 1 or added_s <= 5e-3
         assert added_s + pace.period_s > 5e-3
+
+
+def test_a_radio_that_cannot_capture_even_one_frame_is_named_with_what_helps() -> None:
+    short = Pace(360, 1e6, 1e-3, 20e-3, 5e-3, 0, 500, 500)
+    assert short.misfit == (
+        "a frame of 360 samples needs a reception of 1080, but the radios accept 500 samples; accepted: a shorter frame"
+    )
+    four, five = (Pace(360, 1e6, 1e-3, 20e-3, 5e-3, asked, 5000, 5000) for asked in (4, 5))
+    assert four.misfit is None
+    assert str(five.misfit).endswith("accept 5000 samples: accepted up to 4")
