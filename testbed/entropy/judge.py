@@ -460,17 +460,20 @@ class _Questions:
 def _asked(facts: Facts, attacks: Sequence[Attack], seed: int, children: Children | None) -> list[_Asked]:
     """Return every attack that applies, with its predictions of all folds, or with its error.
 
-    Attacks that need what Eve heard are asked in one child, the others in another one: the intermediate results that
-    attacks share are those of either kind.
+    Attacks that need what Eve heard are asked in one child, the others in another one. Each kind has intermediate
+    results of its own, also where one process asks both: the first attack that needs such a result determines it for
+    the block, and that attack must not depend on the number of cores.
     """
     asked = [one for attack in attacks if (one := _Asked(facts, attack)).applies or one.error is not None]
     kinds = [[one for one in asked if one.hears == hears] for hears in (True, False)]
     kinds = [kind for kind in kinds if kind]
+    own = [replace(facts, scratch=dict(facts.scratch), view=dict(facts.view)) for _ in kinds]
     if len(kinds) < 2 or children is None or children.at_once < 2:
-        _ask_all(facts, asked, seed, children)
+        for its_own, kind in zip(own, kinds, strict=True):
+            _ask_all(its_own, kind, seed, children)
         return asked
     shares = [replace(children, at_once=(children.at_once + 1 - i) // 2) for i in range(2)]
-    works = [partial(_ask_all, facts, kind, seed, share) for kind, share in zip(kinds, shares, strict=True)]
+    works = [partial(_ask_all, *row) for row in zip(own, kinds, (seed, seed), shares, strict=True)]
     for kind, answers in zip(kinds, _each(children, works), strict=True):
         _take(kind, answers)
     return asked

@@ -98,6 +98,32 @@ def test_an_attack_that_fails_in_several_folds_fails_as_it_would_here() -> None:
         assert judge(block, seed=3, attacks=[Asked(fail)], children=Children(n, limit_s=200.0)) == here
 
 
+class FirstCounts(Attack):
+    """Is sure of the label whose number is that of the first attack which asked for the same intermediate result."""
+
+    knows = "what a test tells it"
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.name, self._label = f"first{label}", label
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        first = facts.scratch.setdefault("first", self._label)
+        return np.tile(np.where(np.arange(facts.n_labels) == first, 0.9, 0.1 / (facts.n_labels - 1)), (test.size, 1))
+
+
+class FirstWhoHears(FirstCounts):
+    needs = ("heard",)
+
+
+def test_what_an_attack_finds_depends_on_no_attack_of_the_other_kind() -> None:
+    block = facts()
+    here = judge(block, seed=3, attacks=[FirstWhoHears(0), FirstCounts(1)])
+    alone = [judge(block, seed=3, attacks=[attack]) for attack in (FirstWhoHears(0), FirstCounts(1))]
+    assert [f.guess_probability for f in here.findings[:2]] == [a.findings[0].guess_probability for a in alone]
+    assert judge(block, seed=3, attacks=[FirstWhoHears(0), FirstCounts(1)], children=TWO) == here
+
+
 class Keeper(Attack):
     """Keeps every label that it is shown, which it must not."""
 
