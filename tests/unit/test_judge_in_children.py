@@ -98,6 +98,32 @@ def test_an_attack_that_fails_in_several_folds_fails_as_it_would_here() -> None:
         assert judge(block, seed=3, attacks=[Asked(fail)], children=Children(n, limit_s=200.0)) == here
 
 
+class FirstCounts(Attack):
+    """Is sure of the label whose number is that of the first attack which asked for the same intermediate result."""
+
+    knows = "what a test tells it"
+
+    def __init__(self, label: int) -> None:
+        super().__init__()
+        self.name, self._label = f"first{label}", label
+
+    def predict(self, facts: Facts, train: I64, test: I64) -> F64:
+        first = facts.scratch.setdefault("first", self._label)
+        return np.tile(np.where(np.arange(facts.n_labels) == first, 0.9, 0.1 / (facts.n_labels - 1)), (test.size, 1))
+
+
+class FirstWhoHears(FirstCounts):
+    needs = ("heard",)
+
+
+def test_what_one_attack_computes_for_another_is_the_same_with_any_number_of_children() -> None:
+    block = facts()
+    here = judge(block, seed=3, attacks=[FirstWhoHears(0), FirstCounts(1)])
+    for n in (1, 2, 4):
+        shared = Children(n, limit_s=200.0)
+        assert judge(block, seed=3, attacks=[FirstWhoHears(0), FirstCounts(1)], children=shared) == here
+
+
 class Keeper(Attack):
     """Keeps every label that it is shown, which it must not."""
 
