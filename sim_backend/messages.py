@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from testbed.core.gate import Gate, Text
 
-PROTOCOL = 5
+PROTOCOL = 6
 MAX_SAMPLES = 1 << 22
 """Largest number of samples of one request, over all antennas: 32 MiB."""
 MAX_PATTERNS = 1024
@@ -56,7 +56,8 @@ class Detach(_Request, tag="detach", kw_only=True):
 
 
 class Now(_Request, tag="now", kw_only=True):
-    pass
+    receiving: bool = False
+    """Whether a radio asks from when on it may receive, rather than for its present."""
 
 
 class Tune(_Request, tag="tune", kw_only=True):

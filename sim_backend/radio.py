@@ -296,7 +296,10 @@ class SimRadio(Radio):
 
     def _receive(self, n_samples: int, at_s: float | None, timeout_s: float, back_s: float = 0.0) -> IqBlock:
         """Receive from `at_s`, or from `back_s` before now."""
-        start = max(0, self._now() - to_ticks(back_s)) if at_s is None else self._clock.world_ticks(at_s)
+        if at_s is not None:
+            start = self._clock.world_ticks(at_s)
+        else:
+            start = max(0, self._now(receiving=not back_s) - to_ticks(back_s))
         front = self._front_end()
         shift = front.jitter("rx", start)
         request = Receive(
@@ -379,8 +382,9 @@ class SimRadio(Radio):
         self._link.forget_told()
         self._link.close(self.state)
 
-    def _now(self) -> int:
-        request = Now(id=self._link.next_id(), session=self._link.session)
+    def _now(self, receiving: bool = False) -> int:
+        """Return the radio's present; `receiving`: from when on it may receive."""
+        request = Now(id=self._link.next_id(), session=self._link.session, receiving=receiving)
         try:
             reply = self._link.ask(request, self.state)[0]
         except NewWorld as exc:  # earlier transmissions were not received

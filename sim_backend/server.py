@@ -423,7 +423,7 @@ class Server:
                 return m.Reply(id=request.id, seed=air.seed)
             case m.Pass():
                 if not self._paced:  # on the wall clock it goes by itself
-                    air.pass_time(request.until)
+                    air.let_pass(request.until)
                 return m.Reply(id=request.id, now=air.frontier, seed=air.seed)
             case m.Declare():
                 session = self._sessions.get(request.session)
@@ -487,6 +487,8 @@ class Server:
                 return m.Reply(id=request.id, now=air.now(name), seed=air.seed, times=times)
             case m.Readback():
                 air.pattern(name)
+            case m.Now() if request.receiving and not self._paced:
+                return m.Reply(id=request.id, now=air.earliest(name), seed=air.seed)
         return m.Reply(id=request.id, now=air.now(name), seed=air.seed, runs=self._paced)
 
     def _transmit(

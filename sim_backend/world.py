@@ -279,6 +279,8 @@ class Air:
         self.stations: dict[str, Station] = {}
         self.seed = 0
         self.frontier = 0
+        self._changed = 0
+        """When the air was changed last: a transmission was ordered or cut, a pattern latched, or time was let pass."""
         self._channel: Channel | None = None
         self._sent: list[Transmission] = []
         """The transmissions, by their starts."""
@@ -304,7 +306,7 @@ class Air:
         self._channel = channel if channel is not None else Channel(scene, carrier_hz, seed)
         plan = self._channel.attacker
         self._attacker = None if plan is None else _Attacker(plan, seed)
-        self.seed, self.frontier = seed, 0
+        self.seed, self.frontier, self._changed = seed, 0, 0
         self._sent.clear()
         self._starts.clear()
         self._longest = self._n_kept = self._kept_from = 0
@@ -317,6 +319,22 @@ class Air:
     def pass_time(self, to: int) -> None:
         """Let time pass as on a wall clock: no transmission can start before `to` any more."""
         self.frontier = max(self.frontier, to)
+
+    def let_pass(self, to: int) -> None:
+        """Let time pass by order, in virtual time: no reception that is asked for later begins before `to`."""
+        self.pass_time(to)
+        self._changed = max(self._changed, self.frontier)
+
+    def earliest(self, name: str) -> int:
+        """Return when a free radio's reception may begin that is asked for now, in virtual time.
+
+        Receptions of other radios let time pass meanwhile, although all of them may have been asked for at once: it
+        begins no earlier than the air was changed last, and after what the radio received before.
+        """
+        station = self.stations.get(name)
+        if station is None or not station.free or station.horizon >= FOREVER:
+            return self.now(name)
+        return max(station.horizon, self._changed, self.frontier - RETENTION // 2)
 
     def now(self, name: str) -> int:
         """Return a device's present: the earliest instant at which it could still do something."""
@@ -381,6 +399,7 @@ class Air:
         self._starts.insert(at, start)
         self._sent.insert(at, sent)
         self._longest = max(self._longest, end - start)
+        self._changed = max(self._changed, self.frontier)
         self._n_kept += samples.size
         station.horizon = max(station.horizon, end)
 
@@ -400,6 +419,7 @@ class Air:
         station = self.stations.get(name)
         for sent in self._sent:
             if sent.radio == name and sent.end > cut and (sent.cyclic or not repeated_only):
+                self._changed = max(self._changed, cut)
                 if sent.cyclic and sent.end == FOREVER and station is not None:
                     station.horizon = max(cut, sent.start)
                 sent.end = max(cut, sent.start)
@@ -597,6 +617,7 @@ class Air:
         surface = self._held_by(board)
         when = max(self.frontier + latency, surface.since[-1])
         surface.set(when, levels)
+        self._changed = max(self._changed, when)
         return when
 
     def schedule(self, board: str, patterns: Sequence[U8], times: Sequence[int], latency: int) -> tuple[int, ...]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from typing import NoReturn
 
 INTERRUPTED = 130
+_SELDOM = 10_000
+"""Number of new objects after which Python looks for unreachable ones; its default is 700. Loading libraries makes a
+hundred thousand, which stay."""
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -19,12 +23,23 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _interrupt)
-        from testbed.cli import main as command
-
-        command()
+        gc.set_threshold(_SELDOM)
+        _run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
+
+
+def _run() -> None:
+    from testbed.cli import main as command
+    from testbed.core import ending
+
+    try:
+        command()
+    except SystemExit as exc:
+        if isinstance(exc.code, int) and not ending.is_watched():
+            ending.end(exc.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ log = logging.getLogger("testbed.node")
 _ADC_FULL_SCALE = np.float32(1 / 2048)
 """12 bits, sign-extended to 16."""
 _DAC_FULL_SCALE = np.float32(32767)
+_LONGEST_CAPTURE = 1 << 22
+"""The kernel's limit of 16 MiB for one buffer (`max_block_size` of industrialio-buffer-dma), at four bytes a sample."""
 _LOWEST_RATE_HZ = 521e3
 """Lowest sample rate; below it pyadi-iio has no filter to load."""
 _GRACE_S = 1.0
@@ -155,7 +157,9 @@ class Pluto(Radio):
 
     @property
     def capabilities(self) -> RadioCapabilities:
-        return RadioCapabilities(timed=False, n_antennas=1, turnaround_s=5e-3, **self._ranges)
+        return RadioCapabilities(
+            timed=False, n_antennas=1, turnaround_s=5e-3, longest_capture=_LONGEST_CAPTURE, **self._ranges
+        )
 
     def identity(self) -> dict[str, Any]:
         return {"driver": "pluto", **self._identity}
@@ -163,6 +167,12 @@ class Pluto(Radio):
     def now_s(self) -> float:
         """Return the host's clock, because the device has no clock that can be read."""
         return time.monotonic()
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        buffer = self._rx_buffer
+        if buffer is not None:  # that of a train lasts up to a second, and `silence` waits for its end
+            buffer.cancel()
 
     def _do_configure(self, settings: RadioSettings) -> RadioSettings:
         known = self._device is not None
@@ -329,6 +339,7 @@ class Pluto(Radio):
         time_s = time.monotonic()
         buffer = self._rx_buffer = self._iio.Buffer(adc, parts.size // 2, False)
         try:
+            self.check_interrupted()
             buffer.refill()
             # Not Pluto.rx(), which copies every channel and makes doubles of it. Nor Buffer.read(), which copies
             # everything.
@@ -398,6 +409,8 @@ class Pluto(Radio):
         except DeviceError:
             raise
         except Exception as exc:  # OSError from libiio, bare Exceptions from pyadi-iio
+            if operation == "receive":
+                self.check_interrupted()  # which cancels it, as if the connection were lost
             number = exc.errno if isinstance(exc, OSError) else None
             if number == errno.ETIMEDOUT:
                 # A late answer would be mistaken for that to the next request, so a new connection is made.

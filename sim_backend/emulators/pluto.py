@@ -2,8 +2,9 @@
 
 On the air it is two free-running stations at one place, `NAME` receiving and `NAME-tx` sending: full duplex, two local
 oscillators on one crystal. Time is the World's. A block is captured from the World's present time on when the driver
-queues it, so that reading samples makes time pass; no other radio waits for declarations of this one. Long blocks are
-simulated and passed on in parts.
+queues it, so that reading samples makes time pass; no other radio waits for declarations of this one. In virtual time,
+devices that are read while nothing else happens receive the same stretch of time (`world.Air.earliest`). Long blocks
+are simulated and passed on in parts.
 
 The pitfalls of a real Pluto are always present: a ring of four blocks that is filled at once when a buffer is opened,
 an automatic gain by default, a transmit gain that a change of rate resets, tones and a leaking carrier after the buffer
@@ -156,7 +157,7 @@ class _Chain(SimRadio):
     def _listen(self, n_samples: int, goes_on: bool) -> C64:
         rate = self.settings.sample_rate_hz
         if not goes_on:
-            self._next = self._now()
+            self._next = self._now(receiving=True)
             self._shift = self._front_end().jitter("rx", self._next)
             self._tail = np.zeros((1, 0), np.complex64)
         front = self._front_end()

@@ -30,10 +30,11 @@ def correlations(a: F64, b: F64) -> F64:
     both = np.isfinite(a) & np.isfinite(b)
     count = both.sum(axis=0)
     safe = np.maximum(count, 1)
-    x = np.where(both, a, 0.0)
-    y = np.where(both, b, 0.0)
-    x = np.where(both, x - x.sum(axis=0) / safe, 0.0)
-    y = np.where(both, y - y.sum(axis=0) / safe, 0.0)
+    if both.all():  # the same result, in half the time
+        x, y = a - a.sum(axis=0) / safe, b - b.sum(axis=0) / safe
+    else:
+        x, y = (np.where(both, z, 0.0) for z in (a, b))
+        x, y = (np.where(both, z - z.sum(axis=0) / safe, 0.0) for z in (x, y))
     xx, yy, xy = (x * x).sum(axis=0), (y * y).sum(axis=0), (x * y).sum(axis=0)
     # In a constant column only the rounding errors of the mean remain, which do not count as variation.
     varies = (xx > 1e-18 * safe) & (yy > 1e-18 * safe) & (count >= MIN_PROBES)

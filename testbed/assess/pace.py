@@ -54,8 +54,10 @@ def pace(run: RecordedRun, experiment: Experiment) -> dict[str, Any]:
     start_s: from the start until all nodes were ready; distil_s: while blocks were distilled; probe_s: the rest, until
     the records were closed; kept_per_s: kept rounds in a second of it; asked_per_s: rounds in a second by
     `probing.interval_s`. On the timeline of the rounds: interval_share: the interval that was asked for, divided by the
-    mean time from round to round; train_share: by the median, which is the time inside trains. Times are None where the
-    run was resumed, killed, or the time of day was set meanwhile.
+    mean time from round to round; train_share: by the median, which is the time inside trains. slots_apart_s: mean time
+    between the two slots of a round by the coordinator's clock, also where time is virtual; None for radios that time
+    their samples, whose slots are as far apart as was planned. Times are None where the run was resumed, killed, or the
+    time of day was set meanwhile.
     """
     interval_s = experiment.probing.interval_s
     spans = _spans(run)
@@ -70,17 +72,22 @@ def pace(run: RecordedRun, experiment: Experiment) -> dict[str, Any]:
         "kept_per_s": kept / probe_s if probe_s else None,
         "interval_share": interval_s / float(gaps_s.mean()) if gaps_s.size and gaps_s.mean() > 0 else None,
         "train_share": interval_s / float(np.median(gaps_s)) if gaps_s.size and np.median(gaps_s) > 0 else None,
+        "slots_apart_s": sums.apart_s / sums.rounds if (sums := _sums(run)) is not None and sums.apart_s else None,
         "round": None if (found := round_time(run)) is None else msgspec.to_builtins(found),
     }
 
 
 def round_time(run: RecordedRun) -> RoundTime | None:
     """Return where the time of a round went; None for a run that did not record it, such as a killed one."""
+    sums = _sums(run)
+    return None if sums is None else divided(sums)
+
+
+def _sums(run: RecordedRun) -> RoundTimes | None:
+    """Return the sums over all rounds; None where none was measured."""
     told = next((e.data for e in reversed(run.events) if e.kind == ROUND_TIMES), None)
-    if told is None:
-        return None
-    sums = msgspec.convert(told, RoundTimes)
-    return divided(sums) if sums.rounds else None
+    sums = RoundTimes() if told is None else msgspec.convert(told, RoundTimes)
+    return sums if sums.rounds else None
 
 
 def divided(sums: RoundTimes) -> RoundTime:

@@ -34,8 +34,16 @@ class EveGuess:
     raw: U8 = field(repr=False)
     """(bit,) her best guess of the raw bits, sacrificed ones included; empty where she missed the quantizer's
     messages."""
-    reconciled: U8 | None = field(repr=False)
-    """(bit,) guess of the kept bits, improved by the public discussion; None where the positions are not known."""
+    kept: U8 | None = field(repr=False)
+    """(bit,) the same without the sacrificed bits; None where their positions are not known."""
+
+
+@dataclass(slots=True)
+class KeyGuess:
+    """What Eve makes of her guess once the public discussion is over."""
+
+    reconciled: U8 = field(repr=False)
+    """(bit,) guess of the kept bits, improved by the public discussion."""
     key: U8 | None = field(repr=False)
     """(bit,) guess of the key; None where no key was announced."""
 
@@ -71,7 +79,7 @@ class Eavesdropping:
         complete: bool,
         who: str = "eve",
     ) -> EveGuess:
-        """Run Eve's attack on a block: the same chain on her measurements, then all public messages.
+        """Run Eve's attack on a block: the same chain on her measurements, by the messages of quantizer and sacrifice.
 
         She tries Alice's transmissions, Bob's, and the mean of both in the feature domain, each also through a model of
         her own where the enhancer was trained, and keeps the one with the fewest errors on the sacrificed bits. A link
@@ -83,7 +91,7 @@ class Eavesdropping:
         links = self._links(from_alice, from_bob, self._eves.get(who, EveModels()))
         empty = np.zeros(0, np.uint8)
         if LEAD not in heard or FOLLOW not in heard:
-            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None)
         guesses: dict[str, Bits] = {}
         covered: dict[str, NDArray[np.bool_]] = {}
         for link, features in links.items():
@@ -92,21 +100,31 @@ class Eavesdropping:
             except UNREADABLE:
                 continue  # her series has other rounds or antennas than this block
         if not guesses:
-            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, "none", complete), empty, None)
         link, first = next(iter(guesses.items()))
         try:
             positions, published = self._agreement.read_sacrifice(heard[SACRIFICE], first, heard[LEAD])
         except (DialogueFailed, KeyError):
-            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), first.values, None, None)
+            return EveGuess(_eve_report(block, 0, 0, 0, link, complete), first.values, None)
         scores = {}
         for link, guess in guesses.items():
             known = covered[link][positions]
             errors = int(np.count_nonzero((guess.values[positions] != published) & known))
             scores[link] = _eve_report(block, positions.size, int(known.sum()), errors, link, complete)
         link = min(scores, key=lambda name: _weakness(scores[name]))
-        report, raw = scores[link], guesses[link].values
-        reconciled = self.reconcile.eavesdrop(np.delete(raw, positions), transcript)
-        return EveGuess(report, raw, reconciled, _eve_key(reconciled, heard.get(AMPLIFY)))
+        raw = guesses[link].values
+        return EveGuess(scores[link], raw, np.delete(raw, positions))
+
+    def guess_key(self, guess: EveGuess, transcript: Sequence[PublicMessage]) -> KeyGuess | None:
+        """Improve her guess by what reconciliation published, and hash it as was announced.
+
+        Returns None where she does not know which bits were kept.
+        """
+        if guess.kept is None:
+            return None
+        reconciled = self.reconcile.eavesdrop(guess.kept, transcript)
+        announced = next((message for message in reversed(transcript) if message.kind == AMPLIFY), None)
+        return KeyGuess(reconciled, _eve_key(reconciled, announced))
 
     def report_series(
         self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"

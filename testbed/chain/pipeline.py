@@ -15,7 +15,7 @@ from testbed.chain.amplification import Amplification
 from testbed.chain.confirm import Transcript
 from testbed.chain.defects import mend
 from testbed.chain.dialogue import watched
-from testbed.chain.eavesdropping import Eavesdropping, EveGuess
+from testbed.chain.eavesdropping import Eavesdropping, EveGuess, KeyGuess
 from testbed.chain.training import training
 from testbed.chain.wegman_carter import Pool
 from testbed.core import registry
@@ -128,6 +128,10 @@ class KeyChain:
     ) -> EveGuess:
         """See `Eavesdropping.eavesdrop`."""
         return self._eavesdropping.eavesdrop(block, from_alice, from_bob, transcript, complete, who)
+
+    def guess_key(self, guess: EveGuess, transcript: Sequence[PublicMessage]) -> KeyGuess | None:
+        """See `Eavesdropping.guess_key`."""
+        return self._eavesdropping.guess_key(guess, transcript)
 
     def report_series(
         self, from_alice: CsiSeries | None, from_bob: CsiSeries | None, who: str = "eve"

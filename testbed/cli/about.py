@@ -16,7 +16,7 @@ from testbed.cli.app import JsonOption, QuietOption, app
 from testbed.cli.terminal import Steps, print_json, say
 from testbed.config import describe
 from testbed.core import folders, logs
-from testbed.core.config import Experiment, Lab
+from testbed.core.config import ChainFile, Experiment, Lab
 from testbed.core.errors import InputError
 from testbed.core.words import counted, did_you_mean
 
@@ -95,7 +95,7 @@ def _endure(name: str, amount: int | None, minutes: float | None, seed: int, out
 
 @app.command()
 def schema(
-    kind: Annotated[str, typer.Argument(help="experiment or lab.")],
+    kind: Annotated[str, typer.Argument(help="experiment, lab, map, chain or grid.")],
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,9 +103,14 @@ def schema(
 
     Example: testbed schema experiment > experiment.schema.json
     """
-    kinds: dict[str, Any] = {"experiment": Experiment, "lab": Lab}
+    from testbed.lab.grid import GridFile
+    from testbed.replay.map import MapFile
+
+    kinds: dict[str, Any] = {
+        "experiment": Experiment, "lab": Lab, "map": MapFile, "chain": ChainFile, "grid": GridFile,
+    }  # fmt: skip
     if kind not in kinds:
-        raise InputError(f"no file kind {kind!r}; accepted: experiment, lab")
+        raise InputError(f"no file kind {kind!r}; accepted: {', '.join(kinds)}")
     print(json.dumps(config.json_schema(kinds[kind]), indent=None if as_json else 2))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from testbed import config
 from testbed.cli.app import InProcessOption, JsonOption, LabOption, QuietOption, SupervisedOption, VerboseOption, app
+from testbed.cli.status import status_of
 from testbed.cli.terminal import Ahead, ProgressBar, aside, conclude, on_signals, print_json, say
 from testbed.core import logs
 from testbed.core.errors import InputError
@@ -17,6 +19,7 @@ from testbed.core.errors import InputError
 if TYPE_CHECKING:
     from testbed.coordinator.server import Coordinator
     from testbed.lab.processes import Crew
+    from testbed.lab.spares import Spares
 
 
 ExperimentArgument = Annotated[
@@ -55,6 +58,28 @@ def serve_metrics(stack: contextlib.ExitStack, port: int | None, server: Coordin
     say(f"metrics: {stack.enter_context(metrics.served(port, read))}")
 
 
+def prepare(spares: Spares, lab: str) -> None:
+    """Fork the processes that become the daemons of a run on this lab, where this process may fork.
+
+    Loads what several of them need before, so that it is loaded once. Of the lab, nothing is wrong any more.
+    """
+    from testbed.lab import processes
+    from testbed.lab.spares import can_fork
+
+    if not can_fork():
+        return
+    for name in ("scipy.fft", "scipy.special", "zmq.auth.thread", "testbed.nodes.service"):
+        import_module(name)
+    names = processes.local_names(config.load_lab(lab))
+    spares.fork(len(names) - ("coordinator" in names), _daemon)
+
+
+def _daemon(command: str, options: dict[str, Any]) -> int:
+    """Do in a spare process what the command of a daemon does; returns its exit status."""
+    does: Any = {"node": node, "sim": sim}[command]
+    return status_of(lambda: does(**options, supervised=True))
+
+
 @app.command()
 def run(
     experiment: ExperimentArgument = None,
@@ -80,8 +105,14 @@ def run(
     """
     logs.configure(verbose)
     from testbed.lab import run as running
+    from testbed.lab.spares import Spares
     from testbed.live.beside import Beside
     from testbed.live.metrics import check as check_metrics
+
+    def begins(_: Path) -> None:
+        if resume is None and not in_process:
+            prepare(spares, lab or "sim")
+        bar.show()  # it has a thread of its own, with which this process must not fork
 
     def begun(server: Coordinator, crew: Crew | None) -> None:
         stop_on_signals(server, crew)
@@ -94,10 +125,13 @@ def run(
         Beside.check()
     if metrics is not None:
         check_metrics()
-    with contextlib.ExitStack() as stack, Beside(say) as page, ProgressBar(quiet) as bar, Ahead(bar.update) as ahead:
+    with (
+        contextlib.ExitStack() as stack, Spares() as spares, Beside(say) as page, ProgressBar(quiet) as bar,
+        Ahead(bar.update) as ahead,
+    ):  # fmt: skip
         outcome = running.run(
             experiment, lab, rounds=rounds, seed=seed, out=out, resume=resume, in_process=in_process,
-            progress=ahead.update, on_coordinator=begun,
+            progress=ahead.update, on_folder=begins, on_coordinator=begun, spares=spares,
         )  # fmt: skip
     conclude(outcome, as_json, quiet)
 
@@ -164,6 +198,7 @@ def coordinator(
             nodes = ", ".join(server.state.nodes)
             say(f"coordinator on tcp://{place.coordinator.host}:{server.port}, waiting for {nodes}")
             with contextlib.ExitStack() as stack, ProgressBar(quiet) as bar, Ahead(bar.update) as ahead:
+                bar.show()
                 serve_metrics(stack, metrics, server)
                 outcome = server.run(world, progress=ahead.update)
         finally:
@@ -200,7 +235,7 @@ def node(
     config.check_drivers(place, lab, [name])
     if supervised:
         said = supervision.told()
-        world, uri = said["world"], said["uri"]
+        coordinator, world, uri = said["coordinator"], said["world"], said["uri"]
     if uri is not None:
         place.node[name].options["uri"] = uri
     if coordinator is None:

@@ -134,7 +134,11 @@ class ProgressBar:
         """Of what is done while no round is counted."""
 
     def __enter__(self) -> ProgressBar:
-        if sys.stderr.isatty() and not self._quiet:
+        return self
+
+    def show(self) -> None:
+        """Show the bar before the first progress, which shows it otherwise; from now on, it has a thread of its own."""
+        if self._bar is None and sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -150,7 +154,6 @@ class ProgressBar:
             )
             self._bar.start()
             self._task = self._bar.add_task("run", total=None, phase="starting", figures="")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._steps.__exit__()
@@ -160,6 +163,7 @@ class ProgressBar:
     def update(self, p: Progress) -> None:
         if self._quiet:
             return
+        self.show()
         snr = "   –" if math.isnan(p.snr_db) else f"{p.snr_db:4.1f} dB"  # private nodes do not report it
         rate = f"{p.rounds_per_s:5.0f}" if p.rounds_per_s > 0 else "    –"
         figures = f"{rate} rounds/s on average  SNR {snr}  kept {p.kept}  key bits {p.key_bits}"

@@ -337,10 +337,12 @@ def _beyond(e: Experiment, name: str, place: NodePlace, limits: Limits) -> Itera
 
 
 def _too_wide(e: Experiment, name: str, who: str, limits: Limits) -> Iterator[Violation]:
+    if limits.bandwidth_hz is None:
+        return
     rate_hz = e.radio.sample_rate_hz
     sounder = registry.make_stage("probing", e.probing.waveform, e.probing.waveform_options)
     span_hz = float(np.ptp(sounder.frame(rate_hz).subcarrier_hz))
-    if limits.bandwidth_hz is not None and span_hz > limits.bandwidth_hz:
+    if span_hz > limits.bandwidth_hz:
         most_hz = rate_hz * limits.bandwidth_hz / span_hz
         yield Violation(
             name, "bandwidth_hz", f"table [radio]: key 'sample_rate_hz': {rate_hz:g}, at which the probes occupy "

@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from testbed.config import describe
 from testbed.config.check import check_chain, check_experiment, check_lab
 from testbed.core import options
@@ -144,7 +146,7 @@ def convert(raw: dict[str, Any], kind: type[T], source: str) -> T:
     return options.convert(raw, kind, source, [])
 
 
-def json_schema(kind: type[Experiment] | type[Lab]) -> dict[str, Any]:
+def json_schema(kind: type[Struct]) -> dict[str, Any]:
     """Return the JSON Schema of a file kind, with the options of everything that is installed here."""
     return describe.schema(kind)
 

@@ -56,7 +56,7 @@ class Round(Deadlines):
         """The base (`scheduler`) that was assumed for each clock when the round was planned; empty where radios do not
         time their samples."""
         self.steps: steps.Steps | None = None
-        """The steps of the round, where the radios cannot time their samples."""
+        """The steps of its train, where the radios cannot time their samples; all rounds of it share them."""
 
     def wait_for_answers(self, within_s: float) -> None:
         self.set_deadline(_ANSWERS, within_s)
@@ -222,7 +222,7 @@ class Rounds:
                 r.captured.add(name)
 
     def take_stepped(self, name: str, body: m.Stepped) -> None:
-        for r in self.on_air:
+        for r in self.on_air[:1]:
             if r.steps is not None and r.number == body.round:
                 r.steps.report(name, body.step)
 
@@ -336,12 +336,13 @@ class Rounds:
     def advance_on_air(self) -> list[tuple[str, m.Step]] | None:
         """Follow the train on the air. Returns the orders for its next step, [] where the air is free, or None where
         reports are awaited."""
-        for r in self.on_air:
-            if r.steps is not None:
-                orders = r.steps.advance(r.expected)
-                if orders:
-                    return orders
-                if r.steps.over:
+        present = self.on_air[0].steps if self.on_air else None
+        if present is not None:
+            orders = present.advance(set().union(*(r.expected for r in self.on_air)))
+            if orders:
+                return orders
+            if present.over:
+                for r in self.on_air:
                     r.captured |= r.expected
         if not self.ahead and not all(r.is_captured for r in self.on_air):
             return None
@@ -404,10 +405,11 @@ class Rounds:
     def give_up_waiting(self, train: list[Round]) -> list[Effect]:
         """Go on without the nodes that left a train, or some of its rounds, unanswered."""
         late = {name for r in train for name in r.expected - r.results.keys()}
-        for r in train:
-            if r.steps is not None and not r.steps.over:  # the later steps of the others were never ordered
-                late = set(r.steps.waiting)
-                r.steps.cut()
+        present = train[0].steps
+        if present is not None and not present.over:  # the later steps of the others were never ordered
+            late = set(present.waiting)
+            present.cut()
+            for r in train:
                 r.reject(Reject.TIMEOUT)
                 r.wait_for_answers(self._timeout_s)
         out: list[Effect] = []
@@ -438,5 +440,7 @@ class Rounds:
         for train in self.trains:
             if train[-1].number - train[0].number != len(train) - 1:
                 yield f"the train of round {train[0].train} lacks rounds in between"
-            if len(train) > 1 and any(r.steps is not None or r.sounding for r in train):
-                yield f"round {train[0].number} is ordered in steps or is a sounding, but is not alone in its train"
+            if len(train) > 1 and any(r.sounding for r in train):
+                yield f"round {train[0].number} is a sounding, but is not alone in its train"
+            if any(r.steps is not train[0].steps for r in train):
+                yield f"the rounds of the train of round {train[0].train} do not share their steps"

@@ -38,6 +38,8 @@ class _Train:
     nodes: set[str] = field(default_factory=set)
     said: dict[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
     """Seconds of (capture, estimates), for each step of a round and for the report."""
+    captured_s: dict[int, float] = field(default_factory=dict)
+    """Step that is a reception → when the last node reported it."""
 
 
 class TimesOfRounds:
@@ -69,16 +71,20 @@ class TimesOfRounds:
         if len(self._trains) > _MOST_TRAINS:
             del self._trains[next(iter(self._trains))]
         if isinstance(body, m.Probe | m.Step):
-            train.last = body.rounds[-1].round if isinstance(body, m.Probe) else body.round
+            train.last = body.rounds[-1].round if isinstance(body, m.Probe) else body.round + body.rounds - 1
             train.nodes.add(node)
             train.owed.add(node)
             if isinstance(body, m.Probe) or body.step == 0:
                 train.ordered_s = self._now_s()
+            if isinstance(body, m.Step) and body.action == "receive":
+                train.captured_s[body.step] = self._now_s()
 
     def heard(self, node: str, body: Any) -> None:
         """Take note of a message from a node."""
         if isinstance(body, m.Stepped):
-            self._take(node, body.round, body.step, (body.air_s, 0.0))
+            stepped = self._take(node, body.round, body.step, (body.air_s, 0.0))
+            if stepped is not None and body.step in stepped.captured_s:
+                stepped.captured_s[body.step] = self._now_s()
         elif isinstance(body, m.Probed):
             train = self._take(node, body.rounds[0].round, -1, (body.air_s, body.estimate_s))
             if train is not None and body.rounds[-1].round == train.last:
@@ -124,6 +130,8 @@ class TimesOfRounds:
         sums.order_s += train.ordered_s - train.began_s
         sums.air_s += captured_s + waited_s
         sums.estimate_s += estimated_s
+        if train.captured_s:
+            sums.apart_s += rounds * (max(train.captured_s.values()) - min(train.captured_s.values()))
 
     def interrupt(self) -> None:
         """Take note that something else happens than rounds, such as a block: the time until the next order does not

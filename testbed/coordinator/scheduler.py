@@ -193,6 +193,16 @@ class Scheduler:
         self._late_s = 0.0 if self.lead_s > 0 else self._lateness_s(start_s, listening)
         return start_s, start_s + len(self._slots) * self._slot_s + self._late_s
 
+    def plan_steps(
+        self, now_s: float, not_before_s: float, rounds: int, period_s: float, slot_s: float
+    ) -> list[tuple[float, float]]:
+        """Return (start, end) of each round of a train without timing, and book it. Round i begins i periods after the
+        first, and ends i periods after the beginning of the train's last slot at least; it is ordered at once."""
+        start_s = max(self.next_s, now_s, not_before_s)
+        self.next_s = start_s + rounds * self._interval_s
+        end_s = start_s + len(self._slots) * slot_s
+        return [(start_s + i * period_s, end_s) for i in range(rounds)]
+
     def _lateness_s(self, start_s: float, listening: list[NodeClock]) -> float:
         """Return by how much windows may be over late: one receiver's by the error of its own clock, while another one
         declares too little by the error of its own."""

@@ -17,6 +17,7 @@ The coordinator never sees key bits; in experiment mode it sees CSI and raw bits
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -619,7 +620,7 @@ class CoordinatorState(Deadlines):
         # A board that cannot time its latch must not get a pattern while a round is on the air.
         self.rounds.ahead = self.rounds.ahead and all(hello.timed for hello in self.roster.greetings())
         self.timetable.begin(self.roster)
-        misfit = self.roster.misfit()
+        misfit = self.roster.misfit() or self.timetable.misfit
         if misfit is not None:
             return [RunFails(misfit)]
         for node in self.roster.taking_part():
@@ -645,7 +646,7 @@ class CoordinatorState(Deadlines):
         self.clear_deadline(_PHASE)
         self.timetable.fix_origin()
         notes: list[Effect] = [Note("ready", {"nodes": sorted(node.name for node in self.roster.taking_part())})]
-        too_short = self.timetable.why_too_short if self.roster.timed else None
+        too_short = self.timetable.why_too_short
         return notes + ([Note("interval_too_short", {"detail": too_short})] if too_short else [])
 
     # -- probing
@@ -784,14 +785,15 @@ class CoordinatorState(Deadlines):
             return False
         # On the wall clock a wide window becomes narrower if it is planned once the train under way has corrected the
         # clocks.
-        if self.rounds.under_way and not self.virtual and not self._windows_are_narrow(self.roster.receivers()):
+        looked_at = self.roster.timed and self.rounds.under_way and not self.virtual
+        if looked_at and not self._windows_are_narrow(self.roster.receivers()):
             return False
         return not self.timetable.is_too_early(self.roster.timed)
 
     @property
     def _may_be_planned(self) -> bool:
-        """Whether everything is known that the next round's windows depend on."""
-        return self.rounds.are_closed(self.timetable.learned_until(self.rounds.next))
+        """Whether everything is known that the next round's windows depend on; without timing, it has none."""
+        return not self.roster.timed or self.rounds.are_closed(self.timetable.learned_until(self.rounds.next))
 
     def _begin_train(self) -> list[Effect] | None:
         """Order the next train, or what the surface needs before it; None where the surface must wait for rounds under
@@ -818,6 +820,8 @@ class CoordinatorState(Deadlines):
 
     def _order_train(self) -> list[Effect]:
         """Plan as many rounds as may form one train, and order them together."""
+        if not self.roster.timed:
+            return self._order_steps()
         most, nodes = self._room_for_train(), self.roster.receivers()
         orders: dict[str, list[m.RoundPlan]] = {n: [] for n in nodes}
         self._latch_due_s.clear()
@@ -827,10 +831,6 @@ class CoordinatorState(Deadlines):
             train.append(self._plan_round(orders))
         first = train[0]
         self._wait_for_train()
-        if not self.roster.timed:
-            first.steps = steps.plan(first.number, self._slots, {self.roster.nodes[n].role: n for n in nodes})
-            first.expected &= first.steps.nodes
-            return [AdvanceWorld(first.start_s)] if self.virtual else []
         common = {
             "report_captured": not self.rounds.ahead, "sounding": first.sounding, "paced": not self.virtual,
         }  # fmt: skip
@@ -841,10 +841,24 @@ class CoordinatorState(Deadlines):
         # The board's clock is read while it takes the patterns, as of the end of the last round.
         return self.surface.schedule(self._latch_due_s)
 
+    def _order_steps(self) -> list[Effect]:
+        """Plan a train of rounds whose radios cannot time their samples; its steps are ordered one after the other."""
+        self._correct_clocks(math.inf)
+        number, nodes, rounds = self.rounds.next, self.roster.receivers(), self._room_for_train()
+        assert self.timetable.steps is not None
+        period = self.timetable.steps.period if rounds > 1 else 0
+        names = {self.roster.nodes[n].role: n for n in nodes}
+        plan = steps.plan(number, self._slots, names, rounds, period)
+        takes_part = [n for n in nodes if n in plan.nodes]
+        for times_s in self.timetable.plan_steps(rounds, self.surface.not_before_s):
+            r = self.rounds.order(self.surface.held, times_s, takes_part)
+            r.steps = plan
+            self.surface.count(r.number)
+        self._wait_for_train()
+        return [AdvanceWorld(self.rounds.on_air[0].start_s)] if self.virtual else []
+
     def _room_for_train(self) -> int:
         """Return the largest length of the next train, without regard to the widths of the windows."""
-        if not self.roster.timed:
-            return 1
         left = self.experiment.rounds - self.rounds.next
         block = self.blocks.room_for_train(len(self.rounds.under_way))
         return min(self.timetable.train, left, block, self.surface.room_for_train)
@@ -880,8 +894,7 @@ class CoordinatorState(Deadlines):
 
     def _plan_round(self, orders: dict[str, list[m.RoundPlan]]) -> Round:
         """Plan the next round and add it to its nodes' orders."""
-        for closed in self.rounds.due_for_correction(self.timetable.learned_until(self.rounds.next)):
-            self.timetable.correct_clocks(closed)
+        self._correct_clocks(self.timetable.learned_until(self.rounds.next))
         scheduler, is_scheduled = self.timetable.scheduler, self.surface.is_scheduled
         assert scheduler is not None
         times_s = self.timetable.plan(self._not_before_s(), orders)
@@ -893,11 +906,15 @@ class CoordinatorState(Deadlines):
             self._latch_due_s[r.number] = scheduler.device_s(ris, self.timetable.latch_s(times_s[0]))
         else:
             self.surface.count(r.number)
-        if self.roster.timed:
-            r.bases_s = {n: scheduler.clocks[n].base_s for n in orders}
-            for name, plans in orders.items():
-                plans.append(scheduler.round_plan(name, r.number, *times_s))
+        r.bases_s = {n: scheduler.clocks[n].base_s for n in orders}
+        for name, plans in orders.items():
+            plans.append(scheduler.round_plan(name, r.number, *times_s))
         return r
+
+    def _correct_clocks(self, until: float) -> None:
+        """Correct the clocks by the closed rounds up to this number."""
+        for closed in self.rounds.due_for_correction(until):
+            self.timetable.correct_clocks(closed)
 
     def _reject_unprobed(self, reason: Reject) -> list[Effect]:
         """Count the next round as rejected although it could not start."""

@@ -7,8 +7,9 @@ the corrections of the clocks that follow from the receivers' reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from testbed.coordinator import steps
 from testbed.coordinator.roster import Node, Roster
 from testbed.coordinator.round import Round
 from testbed.coordinator.scheduler import CRYSTALS, WIDEST_S, Part, Scheduler
@@ -16,6 +17,7 @@ from testbed.core.config import Experiment, Lab
 from testbed.core.errors import Reject
 from testbed.core.machine import EventClock
 from testbed.core.schedule import MAX_TRAIN, Slot, longest_train
+from testbed.core.windows import LONGEST_CAPTURE
 from testbed.net import messages as m
 
 LATE_UNCERTAINTY_S = 200e-6
@@ -88,6 +90,8 @@ class Timetable:
         self.virtual = lab.world is not None and lab.world.pace == "virtual"
         self.scheduler: Scheduler | None = None
         """None until all nodes have joined."""
+        self.steps: steps.Pace | None = None
+        """How rounds follow one another where the radios cannot time their samples; None where they can."""
         self.last_end_s = 0.0
         """End of the last planned round on the reference timeline; no round begins before it."""
         self._resumed_s = 0.0
@@ -136,6 +140,14 @@ class Timetable:
             0.0 if self.virtual else max(FIRST_LEAD_S, self._least_lead_s),
             min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
+        if not roster.timed:
+            rate_hz = self._experiment.radio.sample_rate_hz
+            ends = [hello for hello in roster.greetings() if hello.role != "eve"]
+            suited_s = p.turnaround_s + max((hello.turnaround_s for hello in ends), default=0.0)
+            self.steps = steps.Pace(
+                round(self.frame_s * rate_hz), rate_hz, p.interval_s, p.turnaround_s + turnaround_s, suited_s, p.train,
+                _longest(roster.greetings()), _longest(ends),
+            )  # fmt: skip
 
     def _needed(self, hello: m.Hello) -> tuple[float, float]:
         """Return the turn-around and the guard that a node needs by its own account.
@@ -150,8 +162,16 @@ class Timetable:
         return min(turnaround_s, self._experiment.probing.interval_s), min(guard_s, _MOST_FOR_EVE_S)
 
     @property
+    def misfit(self) -> str | None:
+        """Return why the radios cannot receive a train of the length that the experiment states; None where they
+        can."""
+        return self.steps.misfit if self.steps is not None else None
+
+    @property
     def why_too_short(self) -> str | None:
         """Return one line where the interval that is asked for is shorter than a round; None where it can be kept."""
+        if self.steps is not None:
+            return self.steps.why_slow(len(self._slots))
         asked_s, least_s = self._experiment.probing.interval_s, self.scheduler.shortest_s if self.scheduler else 0.0
         if asked_s >= least_s * (1 - 1e-9):
             return None
@@ -273,6 +293,8 @@ class Timetable:
     @property
     def train(self) -> int:
         """Number of rounds of a train, unless blocks, the surface or the windows demand a shorter one."""
+        if self.steps is not None:
+            return self.steps.train
         probing = self._experiment.probing
         suited = SUITED_TRAIN if self.virtual else math.ceil(SUITED_TRAIN_S / probing.interval_s)
         return min(probing.train or suited, longest_train(probing.interval_s), int(self._most))
@@ -345,6 +367,18 @@ class Timetable:
         self.rests, self.rests_at_s = False, None
         return start_s, end_s
 
+    def plan_steps(self, rounds: int, not_before_s: float) -> list[tuple[float, float]]:
+        """Book a train of rounds without timing; returns (start, end) of each on the reference timeline."""
+        assert self.scheduler is not None
+        assert self.steps is not None
+        # On the wall clock the train before is over, whenever it was planned to be.
+        earliest_s = max(not_before_s, self.last_end_s) if self.virtual else not_before_s
+        slot_s = self.steps.slot_s(rounds)
+        times_s = self.scheduler.plan_steps(self.now_s, earliest_s, rounds, self.steps.period_s, slot_s)
+        self.last_end_s = times_s[-1][1]
+        self.rests, self.rests_at_s = False, None
+        return times_s
+
     def correct_clocks(self, r: Round) -> None:
         """Correct the clocks by the arrival times of a closed round. A missed frame makes a clock's error larger."""
         snrs_db = []
@@ -411,3 +445,8 @@ class Timetable:
             yield f"the last round ends at {self.last_end_s} s"
         if self.scheduler is not None and not math.isfinite(self.scheduler.next_s):
             yield f"the next round begins at {self.scheduler.next_s} s"
+
+
+def _longest(greetings: Iterable[m.Hello]) -> int:
+    """Return the largest number of samples of one reception that all of these nodes accept."""
+    return min([LONGEST_CAPTURE, *(hello.longest_capture for hello in greetings if hello.longest_capture)])

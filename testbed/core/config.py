@@ -52,8 +52,10 @@ class ProbingPlan(Table):
     """Least time from the start of one round to the start of the next."""
     train: Annotated[int, Meta(ge=0, le=MAX_TRAIN)] = 0
     """Number of rounds that are ordered, captured and reported together, at most 3.2 s of them; 0: a number that suits
-    the interval. With radios that cannot time their samples, or a surface that changes every round and latches no
-    patterns by time, every train has one round."""
+    the interval. With radios that cannot time their samples, these are at most 0.8 s, and the second slots of all
+    rounds of a train follow after the first ones; 0 then means as many rounds as there are intervals in the time that
+    these radios need between two slots anyway. With a surface that changes every round and latches no patterns by time,
+    every train has one round."""
     turnaround_s: Delay = 100e-6
     """Time between the two slots of a round, in addition to what the radios need."""
     guard_s: Annotated[float, Meta(gt=0, le=3600)] = 4e-6

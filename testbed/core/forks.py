@@ -30,6 +30,7 @@ from testbed.core.threads import one_thread
 T = TypeVar("T")
 _BEGUN, _DONE, _RAISED = b"b", b"d", b"r"
 _LENGTH_BYTES = 8
+_NUMBER_BYTES = 2
 _HEAD_BYTES = 2 + _LENGTH_BYTES
 """What a child writes before its result: that it has begun, whether it succeeded, and the length of the result."""
 _LOOK_S = 0.2
@@ -85,6 +86,29 @@ class Children:
         """
         found = forked([_pickled(work) for work in works], self.limit_s, self.stopped)
         return [pickle.loads(words) for words in found]
+
+    def shared(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Return what each piece of work gives, for pieces of which it is not known how long they take.
+
+        There are as many children as parts (`at_once`); each takes the next piece when it is done with one. Raises as
+        `each`.
+        """
+        numbers, tell = os.pipe()
+        try:
+            # A pipe from which all children read serves as their queue: one number is read by one child only.
+            with os.fdopen(tell, "wb", buffering=0) as queue:
+                queue.write(b"".join(i.to_bytes(_NUMBER_BYTES) for i in range(len(works))))
+
+            def take() -> list[tuple[int, T]]:
+                done = []
+                while number := os.read(numbers, _NUMBER_BYTES):
+                    done.append((int.from_bytes(number), works[int.from_bytes(number)]()))
+                return done
+
+            found = dict(pair for part in self.each([take] * min(self.at_once, len(works))) for pair in part)
+        finally:
+            os.close(numbers)
+        return [found[i] for i in range(len(works))]
 
     def one(self, work: Callable[[], T]) -> T:
         """Return what a piece of work gives that is done in a child."""

@@ -38,6 +38,8 @@ class RadioCapabilities:
     """False: the device only receives, as an RTL-SDR does. Only Eve may use it; its transmit gain has no effect."""
     queue: int = 4
     """How many timed transmissions may wait in the device."""
+    longest_capture: int = 0
+    """Largest number of samples of one reception, 0: not limited by the device."""
 
 
 @dataclass(frozen=True, slots=True)

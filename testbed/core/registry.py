@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,13 @@ def _entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return "a package without a name" if point.dist is None else re.sub(r"[-_.]+", "-", point.dist.name).lower()
+    return "a package without a name" if point.dist is None else _name_of(point.dist)
+
+
+@lru_cache(maxsize=64)
+def _name_of(distribution: Distribution) -> str:
+    """Return a distribution's name, for which its whole metadata is read."""
+    return re.sub(r"[-_.]+", "-", distribution.name).lower()
 
 
 def _files(kind: Kind) -> list[tuple[str, str, str]]:

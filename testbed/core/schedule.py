@@ -26,13 +26,13 @@ class Slot:
     """Roles of the receivers, in the order written."""
 
 
-def longest_train(interval_s: float) -> int:
-    """Return how many rounds at this interval may be one train.
+def longest_train(interval_s: float, longest_s: float = LONGEST_TRAIN_S) -> int:
+    """Return how many rounds at this interval may be one train, which lasts for `longest_s` at most.
 
     >>> longest_train(0.002), longest_train(0.05), longest_train(20.0)
     (256, 64, 1)
     """
-    return max(1, min(MAX_TRAIN, int(LONGEST_TRAIN_S / interval_s + 1e-9)))
+    return max(1, min(MAX_TRAIN, int(longest_s / interval_s + 1e-9)))
 
 
 def parse(text: str) -> tuple[Slot, ...]:

@@ -45,6 +45,13 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+def limit_to_one() -> None:
+    """Limit this process to one thread for good, as a process that was started with `ONE_THREAD`; see `one_thread`."""
+    os.environ.update(ONE_THREAD)
+    for _, limit in _loaded_blas():
+        limit(1)
+
+
 def _loaded_blas() -> Iterator[tuple[Callable[[], int], Callable[[int], None]]]:
     """Yield what returns and what sets the number of threads of each OpenBLAS that is loaded."""
     if not _MAPS.exists():

@@ -63,10 +63,9 @@ def _along_a_course(facts: Facts, reference: Reference, z: F64) -> _Search:
     if not known.change:
         return None
     series = everywhere(facts, reference, z)
-    there = np.asarray(np.isfinite(series.values).any(axis=2))
+    narrow, there = series.narrow
     if not there.any():
         return None
-    narrow = series.filled.astype(np.float32)
     choice = _Choice(zero_filled(z).astype(np.float32), np.isfinite(z), narrow, there)
     groups = [g for g in reference.groups or (slice(0, narrow.shape[2]),) if g.stop - g.start == z.shape[1]]
     likely = [choice.as_they_stand(choice.series[:, :, group]) for group in groups[:_MOST_GROUPS]]
@@ -207,12 +206,10 @@ def _traced(best: I64, changes: Mask) -> I64:
     best: (probe,) the candidate with the highest score there. changes: (probe less 1, candidate) whether the candidate
     is reached at the next probe from that one.
     """
-    number = np.arange(1, best.size)[:, None]
-    since = np.maximum.accumulate(np.where(changes, number, 0), axis=0)  # the latest change to a candidate
     course, end = np.empty(best.size, np.int64), best.size
     while end > 0:
         candidate = best[end - 1]
-        start = int(since[end - 2, candidate]) if end > 1 else 0
+        start = changes[: end - 1, candidate].tobytes().rfind(1) + 1  # the latest change to it, or 0
         course[start:end] = candidate
         end = start
     return course

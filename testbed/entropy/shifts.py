@@ -13,6 +13,7 @@ dozen, whose agreement is too large for chance.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from testbed.core.types import F64, I64
+from testbed.core.types import F32, F64, I64
 from testbed.entropy.facts import Facts, zero_filled
 from testbed.entropy.series import at_rounds
 
@@ -292,7 +293,7 @@ def known_candidates(facts: Facts, reference: Reference, z: F64) -> Candidates:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shifted:
     """A reference's values at each candidate shift, with what every attack computes of them in every fold."""
 
@@ -307,6 +308,11 @@ class Shifted:
     def of(cls, values: F64) -> Shifted:
         filled = zero_filled(values)
         return cls(values, filled, np.asarray(filled.any(axis=2)))
+
+    @cached_property
+    def narrow(self) -> tuple[F32, NDArray[np.bool_]]:
+        """(probe, candidate, channel) `filled` in single precision, and (probe, candidate) whether a value is there."""
+        return self.filled.astype(np.float32), np.asarray(np.isfinite(self.values).any(axis=2))
 
 
 def everywhere(facts: Facts, reference: Reference, z: F64) -> Shifted:

@@ -31,6 +31,7 @@ from testbed.core.threads import ONE_THREAD
 from testbed.core.world import DriverContext
 from testbed.lab import fault_plan
 from testbed.lab.fault_plan import Fault
+from testbed.lab.spares import Process, Spare, Spares
 
 if TYPE_CHECKING:  # imported only where a run is driven, because nodes and the air do not need it
     from testbed.coordinator.past import Origin
@@ -177,13 +178,16 @@ def emulators(lab: Lab, source: str, driver: Any, plan: Experiment | None) -> It
 class Crew:
     """The local processes of one run. They end when this process does, because it holds their standard input."""
 
-    def __init__(self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None) -> None:
-        """`kills`: how many times each node will be killed on purpose; these restarts are allowed in addition."""
+    def __init__(
+        self, lab: Lab, lab_name: str, kills: Mapping[str, int] | None = None, spares: Spares | None = None
+    ) -> None:
+        """`kills`: how many times each node will be killed on purpose; these restarts are allowed in addition.
+        `spares`: processes that become the daemons; new ones are started where there are none."""
         self._lab, self._lab_name = lab, lab_name
-        self._kills = kills or {}
+        self._kills, self._spares = kills or {}, spares or Spares()
         self._logs = lab_folder(lab) / "logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Process] = {}
         self._reported: set[str] = set()
         self._untold: set[str] = set()
         """Nodes that were started and were not sent the air's address yet."""
@@ -191,17 +195,19 @@ class Crew:
         self._devices: dict[str, str] = {}
         """Node → URI of its emulated device."""
 
-    def start_world(self) -> str | None:
-        """Start the simulated air, and the devices emulated on it, where the lab calls it local.
+    def begin_world(self) -> None:
+        """Start the simulated air, and the devices emulated on it, where the lab calls it local."""
+        if self._lab.world is not None and self._lab.world.local:
+            self._start("world", "sim", {}, stdout=subprocess.PIPE)
 
-        Returns its endpoint, None in a lab without one.
-        """
+    def world_endpoint(self) -> str | None:
+        """Return the address of the simulated air, once it can be used; None in a lab without one."""
         place = self._lab.world
         if place is None:
             return None
         if not place.local:
             return f"tcp://{place.host}:{place.port}"
-        process = self._start("world", ["sim"], stdout=subprocess.PIPE)
+        process = self._processes["world"]
         assert process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -222,34 +228,37 @@ class Crew:
         """Return where a node's emulated device is, None where it has none."""
         return self._devices.get(name)
 
-    def start_node(self, name: str, coordinator: str) -> None:
-        """Start a node; it loads its libraries, then waits for its device's address."""
-        self._start(name, ["node", name, "--coordinator", coordinator])
+    def start_node(self, name: str) -> None:
+        """Start a node; it loads its libraries, then waits for the addresses."""
+        self._start(name, "node", {"name": name})
         self._untold.add(name)
 
-    def tell_node(self, name: str, world: str | None) -> None:
-        """Send a node the address of the simulated air (None without one), and of its device where that is emulated."""
+    def tell_node(self, name: str, coordinator: str, world: str | None) -> None:
+        """Send a node the addresses of the coordinator, of the simulated air (None without one), and of its device
+        where that is emulated."""
         self._untold.discard(name)
         pipe = self._processes[name].stdin
         assert pipe is not None
-        line = json.dumps({"world": world, "uri": self._devices.get(name)})
+        line = json.dumps({"coordinator": coordinator, "world": world, "uri": self._devices.get(name)})
         with contextlib.suppress(OSError):  # it has died already, which `gone` reports
             pipe.write(line.encode() + b"\n")
             pipe.flush()
 
-    def _start(self, name: str, arguments: list[str], stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, command: str, options: Mapping[str, str], stdout: int = subprocess.DEVNULL) -> Process:
         # Every daemon computes in a single thread; BLAS threads would only compete for the cores.
-        environment = {
-            **os.environ,
-            **ONE_THREAD,
-            "TESTBED_STATE": str(state_root()),
-        }
-        with open(self._logs / f"{name}.log", "ab" if self._restarts.get(name) else "wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "testbed", *arguments, "--lab", self._lab_name, "--supervised"],
-                stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C reaches this process only, which orders the nodes to finish
-            )  # fmt: skip
+        environment = {**ONE_THREAD, "TESTBED_STATE": str(state_root())}
+        path, again = self._logs / f"{name}.log", name in self._restarts
+        process: Process | None = None if again else self._spares.take()
+        with open(path, "ab" if again else "wb") as log:
+            if isinstance(process, Spare):
+                process.begin(command, {**options, "lab": self._lab_name}, environment, path, stdout)
+            else:
+                arguments = [command, *options.values(), "--lab", self._lab_name, "--supervised"]
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "testbed", *arguments],
+                    stdin=subprocess.PIPE, stdout=stdout, stderr=log, env={**os.environ, **environment},
+                    start_new_session=True,  # Ctrl-C reaches this process only, which orders the nodes to finish
+                )  # fmt: skip
         self._processes[name] = process
         return process
 
@@ -260,16 +269,16 @@ class Crew:
             return False
         self._restarts[name] = self._restarts.get(name, 0) + 1
         self._close_pipes(self._processes[name])
-        self.start_node(name, coordinator)
+        self.start_node(name)
         self._reported.discard(name)
-        self.tell_node(name, world)
+        self.tell_node(name, coordinator, world)
         return True
 
     def was_killed(self, name: str) -> bool:
         """Return whether a process has ended by a signal."""
         return (self._processes[name].poll() or 0) < 0
 
-    def process(self, name: str) -> subprocess.Popen[bytes]:
+    def process(self, name: str) -> Process:
         return self._processes[name]
 
     def pid(self, name: str) -> int:
@@ -315,14 +324,14 @@ class Crew:
             self._close_pipes(process)
 
     @staticmethod
-    def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    def _close_pipes(process: Process) -> None:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
     @staticmethod
-    def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+    def _wait(processes: list[Process]) -> None:
         deadline_s = time.monotonic() + _GRACE_S
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -331,7 +340,8 @@ class Crew:
 
 def start_air(lab: Lab, crew: Crew, scene: Scene, radio: RadioPlan, seed: int) -> str:
     """Start the simulated air where it is this machine's and put a scene into it; returns its endpoint."""
-    endpoint = crew.start_world()
+    crew.begin_world()
+    endpoint = crew.world_endpoint()
     assert lab.world is not None
     assert endpoint is not None
     if lab.world.local:  # one that is elsewhere may be in use, and keeps the scene it has
@@ -398,15 +408,14 @@ def run(
     on_coordinator: Callable[[Coordinator, Crew], None] = lambda *_: None,
     origin: Origin | None = None,
     dead: RecordedRun | None = None,
+    spares: Spares | None = None,
 ) -> Outcome:
     """Run an experiment: start the local processes, drive the run to its end, stop the processes.
 
     `on_coordinator` is called once everything is started (for signal handlers, and for tests that kill a node).
-    `origin`: how the run was started, for its record. `dead`: the record of the run that is resumed.
+    `origin`: how the run was started, for its record. `dead`: the record of the run that is resumed. `spares`:
+    processes that become the daemons, as far as there are any.
     """
-    from testbed.coordinator.events import ProcessEnded
-    from testbed.coordinator.server import Coordinator
-
     driver = registry.load_driver("worlds", lab.world.driver) if lab.world is not None else None
     if driver is not None:
         driver.check(experiment.scene)
@@ -417,11 +426,16 @@ def run(
     if experiment.faults is not None:
         victims = fault_plan.nodes_of(experiment.faults, experiment, lab, lab_name)
         faults = fault_plan.plan(experiment.faults, experiment, victims)
-    crew = Crew(lab, lab_name, fault_plan.kills(faults))
-    coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
+    crew = Crew(lab, lab_name, fault_plan.kills(faults), spares)
     with contextlib.ExitStack() as stack:
-        stack.callback(coordinator.close)
+        closing = stack.enter_context(contextlib.ExitStack())
         stack.callback(crew.stop)
+        crew.begin_world()  # the nodes need it, and it needs nobody
+        from testbed.coordinator.events import ProcessEnded
+        from testbed.coordinator.server import Coordinator
+
+        coordinator = Coordinator(lab, experiment, folder, load_identity(lab, "coordinator"), origin=origin, dead=dead)
+        closing.callback(coordinator.close)
         keep_freed()
         stack.enter_context(collected_seldom())
         through = _rehearse(experiment, faults, coordinator, crew, stack)
@@ -430,16 +444,19 @@ def run(
         local = [name for name in coordinator.state.nodes if lab.node[name].local]
         # The nodes are started at the same time as the air, because loading libraries takes most of the time.
         for name in local:
-            crew.start_node(name, through("control", name, endpoint))
-        world = crew.start_world()
+            crew.start_node(name)
+        world = crew.world_endpoint()
         if driver is not None and world is not None and experiment.scene.uma is not None:
             # The channel model's library loads slowly. The scene is put into the air before the nodes join, because
             # they wait for a limited time only.
             who, e = load_identity(lab, "coordinator"), experiment
             driver.reset(world, who, e.scene, e.radio, e.seed, _LIBRARY_S)
         airs = {name: None if world is None else through("air", name, world) for name in local}
+        ways = {name: through("control", name, endpoint) for name in local}
         for name in local:
-            crew.tell_node(name, airs[name])
+            crew.tell_node(name, ways[name], airs[name])
+        if spares is not None:
+            spares.close()
         on_coordinator(coordinator, crew)
 
         def ended() -> list[ProcessEnded]:
@@ -449,11 +466,7 @@ def run(
                 node = coordinator.state.nodes.get(name)
                 # A node that ends by itself before it has greeted would do so again.
                 joined = node is not None and (node.incarnation != "" or crew.was_killed(name))
-                again = (
-                    joined
-                    and not coordinator.is_ending
-                    and crew.restart_node(name, through("control", name, endpoint), airs[name])
-                )
+                again = joined and not coordinator.is_ending and crew.restart_node(name, ways[name], airs[name])
                 out.append(ProcessEnded(name, detail + ("; it is restarted" if again else ""), is_final=not again))
             return out
 

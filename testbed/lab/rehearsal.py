@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,10 +14,10 @@ from testbed.core.clock import TIME_OF_DAY
 from testbed.core.config import Faults
 from testbed.lab.fault_plan import Fault, Traffic
 from testbed.lab.proxy import Line, Lines
+from testbed.lab.spares import Process
 from testbed.records import files
 
 log = logging.getLogger(__name__)
-Process = subprocess.Popen[bytes]
 
 
 class Rehearsal:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.coordinator.past import Origin
     from testbed.coordinator.server import Coordinator, Outcome, Progress
     from testbed.lab.processes import Crew
+    from testbed.lab.spares import Spares
     from testbed.records.recorded import RecordedRun
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ def run(
     progress: Callable[[Progress], None] = lambda _: None,
     on_folder: Callable[[Path], None] = lambda _: None,
     on_coordinator: Callable[[Coordinator, Crew | None], None] = lambda *_: None,
+    spares: Spares | None = None,
 ) -> Outcome:
     """Run an experiment on a lab, both by path or bundled name, and return its outcome: folder, summary, status.
 
@@ -151,7 +153,7 @@ def run(
     started; coordinator, nodes and air take turns in this process, which needs a lab that is simulated in virtual time;
     the results of a seed are the same. `progress` is called with the progress, `on_folder` with the folder before
     anything starts, `on_coordinator` with the coordinator and the daemons (None if there are none) once everything has
-    started.
+    started. `spares`: processes that become the daemons, as far as there are any.
 
     Example: `testbed.run("static_room", rounds=200).summary["key_bits"]`
 
@@ -180,4 +182,4 @@ def run(
         on_folder(folder)
         if in_process:
             return one_process.run(plan, place, lab, folder, progress, on_coordinator, origin, dead)
-        return processes.run(plan, place, lab, folder, progress, on_coordinator, origin, dead)
+        return processes.run(plan, place, lab, folder, progress, on_coordinator, origin, dead, spares)

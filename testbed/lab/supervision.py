@@ -1,7 +1,7 @@
 """Standard input of a daemon, as a channel from the process that started it.
 
-The starter writes one line (the address of the air) and then keeps the pipe open for as long as it lives. When the pipe
-closes, the daemon exits, so that a starter that dies leaves no daemons behind.
+The starter writes one line (the addresses of the coordinator and the air) and then keeps the pipe open for as long as
+it lives. When the pipe closes, the daemon exits, so that a starter that dies leaves no daemons behind.
 """
 
 from __future__ import annotations

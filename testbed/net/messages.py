@@ -35,7 +35,7 @@ from testbed.core.ledger import PublicMessage
 from testbed.core.outcomes import AgreeReport, EveReport, KeyReport, SurfaceRecord, TrainReport
 from testbed.core.schedule import MAX_TRAIN
 
-VERSION = 9
+VERSION = 10
 """Raised with every incompatible change; a peer of another version is refused with the reason."""
 
 
@@ -110,6 +110,8 @@ class Hello(_Body, frozen=True):
     latency_s: Delay = 0.0
     """How long before its time the surface must have a pattern of a schedule."""
     n_antennas: Antennas = 1
+    longest_capture: Tally = 0
+    """Largest number of samples of one reception, 0: no limit of the device's own."""
 
 
 class Heartbeat(_Body, frozen=True):
@@ -196,10 +198,11 @@ class Captured(_Body, frozen=True):
 
 
 class Stepped(_Body, frozen=True):
-    """A step of an untimed round is done: the transmitter is on, the samples are captured, or the transmitter is
+    """A step of untimed rounds is done: the transmitter is on, the samples are captured, or the transmitter is
     silent."""
 
     round: Number
+    """Number of the train's first round."""
     step: Number
     air_s: Span = 0.0
     """How long the device took for it, on the node's monotonic clock."""
@@ -243,7 +246,7 @@ class Probed(_Body, frozen=True):
     """New correction in ppm of this radio's carrier, which holds from the next but one train on; None: no change."""
     air_s: Span = 0.0
     """How long the train was captured, from when the device began to work on it, on the node's monotonic clock; 0 in
-    all but the last report of a train, and for a round that was ordered step by step (`Stepped`)."""
+    all but the last report of a train, and for rounds that were ordered step by step (`Stepped`)."""
     estimate_s: Span = 0.0
     """How long the estimates of the train took."""
 
@@ -426,19 +429,25 @@ class Probe(_Body, frozen=True):
 
 
 class Step(_Body, frozen=True):
-    """One step of a round whose radios cannot time their samples; the next one is ordered when this one is reported.
+    """One step of a train of rounds whose radios cannot time their samples; the next one is ordered when this one is
+    reported.
 
-    transmit: repeat the frame until the next order; receive: capture `tx`'s transmission, longer than a period;
-    silence: stop transmitting.
+    transmit: repeat the frame until the next order; receive: capture `tx`'s transmission, longer than all periods of
+    the train; silence: stop transmitting.
     """
 
     round: Number
+    """Number of the first round."""
     step: Number
     action: Literal["transmit", "receive", "silence"]
     tx: Transmitter
     """Role of the slot's transmitter."""
     last: bool
-    """This node's part of the round ends with this step: it then reports what it measured."""
+    """This node's part of the rounds ends with this step: it then reports what it measured."""
+    rounds: Annotated[int, Meta(ge=1, le=MAX_TRAIN)] = 1
+    """Number of rounds: the i-th frame of a capture belongs to the i-th of them."""
+    period: Number = 0
+    """Samples from the start of one frame to that of the next; 0: those of the frame."""
 
 
 class Distil(_Body, frozen=True):

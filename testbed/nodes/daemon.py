@@ -367,7 +367,12 @@ class NodeDaemon:
             }
         else:
             caps = self._device.capabilities
-            surface = {"timed": caps.timed, "turnaround_s": caps.turnaround_s, "n_antennas": caps.n_antennas}
+            surface = {
+                "timed": caps.timed,
+                "turnaround_s": caps.turnaround_s,
+                "n_antennas": caps.n_antennas,
+                "longest_capture": caps.longest_capture,
+            }
             measured = calibration.read(self._state_dir, self._device.identity())
             extra = calibration.correct(self._device, self.place.correction_ppm, measured)
             if measured is not None:

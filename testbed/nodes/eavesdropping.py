@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from testbed.chain.dialogue import MAX_BYTES, MAX_MESSAGES
+from testbed.chain.eavesdropping import EveGuess
 from testbed.chain.pipeline import KeyChain
 from testbed.core.ledger import PublicMessage, size_of
 from testbed.core.machine import Deadlines, EventClock, Story
@@ -46,6 +47,8 @@ class _Overheard(Deadlines):
         self.rounds: list[int] = []
         self.request: m.Attack | m.GuessKey | None = None
         """The coordinator's order that Eve has not answered yet."""
+        self.guess: EveGuess | None = None
+        """Her attack, once it was made with all messages."""
 
     def wait_for_messages(self, request: m.Attack | m.GuessKey) -> None:
         self.request = request
@@ -133,17 +136,22 @@ class Eavesdropping:
         self._story.add("attacks", rounds=record.rounds, block=block, order=type(request).__name__, complete=complete)
         if isinstance(request, m.Attack) and request.purpose == "training":
             return self._learn_from_training(chain, block, record, complete, plan.seed)
-        alice, bob = (self._measured.series(record.rounds, tx) for tx in ("alice", "bob"))
-        guess = chain.eavesdrop(block, alice, bob, record.transcript, complete)
+        guess = record.guess or self._attack(chain, block, record, complete)
         if isinstance(request, m.Attack):
+            record.guess = guess if complete else None  # otherwise she tries again with what arrives later
             raw = guess.raw.tobytes() if plan.experiment_mode and guess.raw is not None else None
             report = msgspec.structs.replace(guess.report, heard=self._heard(chain, record.rounds))
             return [Report(m.Attacked(report=report, guess=raw))]
+        found = chain.guess_key(guess, record.transcript) if plan.experiment_mode else None
         self._forget(block, record)
         digest = None
-        if guess.key is not None and plan.experiment_mode:
-            digest = self._setup.digest(Key(block=block, bits=guess.key))
+        if found is not None and found.key is not None:
+            digest = self._setup.digest(Key(block=block, bits=found.key))
         return [Report(m.KeyGuessed(block=block, digest=digest))]
+
+    def _attack(self, chain: KeyChain, block: int, record: _Overheard, complete: bool) -> EveGuess:
+        alice, bob = (self._measured.series(record.rounds, tx) for tx in ("alice", "bob"))
+        return chain.eavesdrop(block, alice, bob, record.transcript, complete)
 
     def _heard(self, chain: KeyChain, block: list[int]) -> tuple[HeardSeries, ...]:
         """Return her unreported measurements up to the end of a block, whether the rounds were kept or rejected."""

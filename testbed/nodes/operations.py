@@ -24,7 +24,7 @@ from testbed.core.radio import Radio, RadioSettings, Window
 from testbed.core.ris import Board
 from testbed.core.stages import CsiEstimator
 from testbed.core.types import C64, F64, CsiFrame, IqBlock, SoundingFrame, SurfacePattern
-from testbed.core.windows import PERIODS, repeated_windows
+from testbed.core.windows import LONGEST_CAPTURE, PERIODS, FrameTrain, repeated_windows
 from testbed.net import messages as m
 from testbed.nodes import chains
 from testbed.nodes import events as e
@@ -51,6 +51,13 @@ _AHEAD_S = 0.02
 _LOOK_S = 0.02
 """… and how often is looked until then whether the node is halted."""
 _ACCEPTED = ("carrier_hz", "sample_rate_hz", "tx_gain_db", "rx_gain_db")
+
+
+_Estimate = CsiFrame | ProbeRejected
+_Found = tuple[IqBlock, _Estimate]
+"""A window, and the estimate from it."""
+_Link = tuple[m.LinkResult, CsiFrame | None]
+"""The report of one transmission, and its CSI for this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,20 @@ class Capture:
 
 @dataclass(slots=True)
 class _Part:
-    """This node's progress in a round that is ordered step by step."""
+    """This node's progress in a train of rounds that is ordered step by step."""
 
     round: int
+    """Number of the first round."""
+    rounds: int = 1
+    period: int = 0
+    """Samples from one frame to the next; 0: those of the frame."""
     captured: list[tuple[str, IqBlock]] = field(default_factory=list)
     """(role of the transmitter, samples)."""
     fault: str | None = None
+
+    @property
+    def numbers(self) -> range:
+        return range(self.round, self.round + self.rounds)
 
 
 class RadioWork:
@@ -407,14 +422,14 @@ class RadioWork:
     # -- rounds step by step
 
     def step(self, body: m.Step) -> e.DeviceDone | e.ProbeDone:
-        """Do one step of a round without timing; after the last one, report the measurements.
+        """Do one step of a train of rounds without timing; after the last one, report the measurements.
 
-        If the device fails, the round is rejected, but its remaining steps are still ordered. The other nodes go on,
-        and this node configures its device again before its next step.
+        If the device fails, the rounds are rejected, but their remaining steps are still ordered. The other nodes go
+        on, and this node configures its device again before its next step.
         """
         tuned = self._ready()
         if self._part.round != body.round:
-            self._part = _Part(body.round)
+            self._part = _Part(body.round, body.rounds, body.period)
         part, began_s = self._part, self._now_s()
         try:
             if self._has_failed:
@@ -428,15 +443,23 @@ class RadioWork:
         if not body.last:
             return e.DeviceDone(done)
         self._send(done)  # the air is free, so the others do not wait for the estimates
-        csi: dict[str, CsiFrame] = {}
         began_s = self._now_s()
-        links = [self._estimate_repeated(tuned, body.round, tx, block, csi) for tx, block in part.captured]
+        csi: dict[int, dict[str, CsiFrame]] = {number: {} for number in part.numbers}
+        links: dict[int, list[m.LinkResult]] = {number: [] for number in part.numbers}
+        for tx, block in part.captured:
+            for number, (link, found) in zip(
+                part.numbers, self._estimate_repeated(tuned, part, tx, block), strict=True
+            ):
+                links[number].append(link)
+                if found is not None:
+                    csi[number][tx] = found
         took_s = self._since(began_s)
         fault = (Reject.DEVICE.value, part.fault) if part.fault else None
-        return e.ProbeDone([self._retuned(tuned, _result(body.round, links, fault), took_s)], {body.round: csi})
+        results = [_result(number, links[number], fault) for number in part.numbers]
+        return e.ProbeDone(self._retuned(tuned, results, took_s), csi)
 
-    def _retuned(self, tuned: _Tuned, result: m.RoundResult, estimate_s: float) -> m.Probed:
-        """Return the report of a round without timing. If Alice's carrier has moved too far away, the radio is tuned
+    def _retuned(self, tuned: _Tuned, results: list[m.RoundResult], estimate_s: float) -> list[m.Probed]:
+        """Return the reports of rounds without timing. If Alice's carrier has moved too far away, the radio is tuned
         first; if that fails, the error is reported with the next order, which fails as well.
         """
         wanted_ppm = tuned.carrier.wanted_ppm()
@@ -445,35 +468,107 @@ class RadioWork:
             try:
                 self._radio.configure(tuned.settings)
             except DeviceError as exc:
-                result = _result(result.round, result.links, (Reject.DEVICE.value, str(exc)))
-        return m.Probed(rounds=[result], correction_ppm=wanted_ppm, estimate_s=estimate_s)
+                results = [_result(x.round, x.links, (Reject.DEVICE.value, str(exc))) for x in results]
+        *parts, last = _messages(results)
+        reports = [m.Probed(rounds=part) for part in parts]
+        return [*reports, m.Probed(rounds=last, correction_ppm=wanted_ppm, estimate_s=estimate_s)]
 
     def _act(self, tuned: _Tuned, body: m.Step, part: _Part) -> None:
         match body.action:
             case "transmit":
-                samples = tuned.antennas.outgoing(body.round, sounding=False)
+                samples = self._repeated(tuned, part)
                 self._radio.transmit(IqBlock(samples, tuned.frame.sample_rate_hz, 0.0))
             case "receive":
                 if len(part.captured) >= MOST_CAPTURES:
                     raise InputError(f"round {body.round}: {MOST_CAPTURES} receptions were ordered already")
-                part.captured.append((body.tx, self._radio.receive(PERIODS * tuned.frame.samples.size)))
+                part.captured.append((body.tx, self._radio.receive(self._n_repeated(tuned, part))))
             case "silence":
                 self._radio.silence()
 
-    def _estimate_repeated(
-        self, tuned: _Tuned, number: int, tx: str, block: IqBlock, csi: dict[str, CsiFrame]
-    ) -> m.LinkResult:
-        """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
-        self._write_iq(tuned, number, tx, block)
-        for window in repeated_windows(block, tuned.frame.samples.size):
-            (estimate,) = _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, [number], [window]))
+    @staticmethod
+    def _train(tuned: _Tuned, part: _Part) -> FrameTrain:
+        """Return where the frames of a train are in a capture; raises InputError for a train that cannot be."""
+        size = tuned.frame.samples.size
+        train = FrameTrain(size, part.period or size, part.rounds)
+        if train.period < size:
+            raise InputError(f"round {part.round}: a frame every {train.period} samples, accepted from {size}, its own")
+        if train.n_samples > LONGEST_CAPTURE:
+            raise InputError(
+                f"round {part.round}: {train.n_samples} samples of one reception, accepted up to {LONGEST_CAPTURE}"
+            )
+        return train
+
+    def _repeated(self, tuned: _Tuned, part: _Part) -> C64:
+        """Return the samples that are repeated, (antenna, sample): those of the frame, and zeros up to a period."""
+        samples, train = tuned.antennas.outgoing(part.round, sounding=False), self._train(tuned, part)
+        return np.pad(samples, ((0, 0), (0, train.period - train.frame))) if train.period > train.frame else samples
+
+    def _n_repeated(self, tuned: _Tuned, part: _Part) -> int:
+        """Return the length of a reception, and raise InputError where this node would hold too many samples."""
+        n_samples = PERIODS * tuned.frame.samples.size if part.rounds == 1 else self._train(tuned, part).n_samples
+        held = sum(block.samples.size for _, block in part.captured)
+        if held + n_samples * self._radio.capabilities.n_antennas > MAX_TRAIN_SAMPLES:
+            raise InputError(
+                f"round {part.round}: more than {MAX_TRAIN_SAMPLES} samples of one train, accepted: no more"
+            )
+        return n_samples
+
+    def _estimate_repeated(self, tuned: _Tuned, part: _Part, tx: str, block: IqBlock) -> list[_Link]:
+        """Return, for each round of a train, what was found in one capture of a repeated frame."""
+        found = self._single(tuned, part, block) if part.rounds == 1 else self._several(tuned, part, block)
+        out: list[_Link] = []
+        for number, (window, estimate) in zip(part.numbers, found, strict=True):
+            self._write_iq(tuned, number, tx, block if part.rounds == 1 else window)
+            csi = estimate if isinstance(estimate, CsiFrame) else None
+            out.append((_link_result(tuned, tx, estimate, window.time_s), csi))
             _follow(tuned, tx, estimate)
-            result = _link_result(tuned, tx, estimate, window.time_s)
-            if isinstance(estimate, CsiFrame):
-                csi[tx] = estimate
-            if result.reason not in (Reject.TRUNCATED.value, Reject.NO_PREAMBLE.value):
+        # Eve misses no round whose neighbour she received: a channel changes little within a train.
+        return _filled(out) if self._place.role == "eve" else out
+
+    def _single(self, tuned: _Tuned, part: _Part, block: IqBlock) -> list[_Found]:
+        """Estimate from a block of `PERIODS` periods of a repeated frame, which begins anywhere in it."""
+        for window in repeated_windows(block, tuned.frame.samples.size):
+            (estimate,) = self._estimates_of(tuned, [part.round], [window])
+            if isinstance(estimate, CsiFrame) or estimate.reason not in (Reject.TRUNCATED, Reject.NO_PREAMBLE):
                 break
-        return result
+        return [(window, estimate)]
+
+    def _several(self, tuned: _Tuned, part: _Part, block: IqBlock) -> list[_Found]:
+        """Estimate from all frames of a train in one capture, which begins anywhere in their repetition.
+
+        One frame is searched for; the others follow from its arrival and the known period. Where none is found, round i
+        is rejected for the reason why the i-th period contains none.
+        """
+        train = self._train(tuned, part)
+        missed: list[_Found] = []
+        for window in train.searched(block):
+            (estimate,) = self._estimates_of(tuned, [part.round], [window])
+            if isinstance(estimate, CsiFrame):
+                return self._by_period(tuned, part, train, block, _arrival(block, estimate))
+            missed.append((window, estimate))
+        return missed[::2]
+
+    def _by_period(self, tuned: _Tuned, part: _Part, train: FrameTrain, block: IqBlock, arrival: float) -> list[_Found]:
+        """Estimate from the frames of a train, of which one arrives at `arrival`, in samples of the capture."""
+        known, found_at = train.first_of(arrival)
+        out: dict[int, _Found] = {}
+        first = found_at  # when the first frame should have arrived, by the frame that was found last
+        for numbers in train.runs(known):
+            if numbers[0] == known - 1:  # from here on backwards
+                first = found_at
+            windows = [train.window(block, first + n * train.period) for n in numbers]
+            estimates = self._estimates_of(tuned, [part.round + n for n in numbers], windows)
+            out.update(zip(numbers, zip(windows, estimates, strict=True), strict=True))
+            for n, estimate in zip(numbers, estimates, strict=True):
+                if isinstance(estimate, CsiFrame):
+                    first = _arrival(block, estimate) - n * train.period
+        return [out[n] for n in range(train.count)]
+
+    @staticmethod
+    def _estimates_of(
+        tuned: _Tuned, rounds: Sequence[int], windows: Sequence[IqBlock]
+    ) -> list[CsiFrame | ProbeRejected]:
+        return _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, rounds, windows))
 
     def _write_iq(self, tuned: _Tuned, number: int, tx: str, block: IqBlock) -> None:
         if tuned.iq_folder is None:
@@ -492,6 +587,29 @@ def _estimates(tuned: _Tuned, found: Capture) -> list[CsiFrame | ProbeRejected]:
     rounds = [plan.round for plan, _, _ in found.heard]
     blocks = [block for _, _, block in found.heard]
     return _levelled(tuned, tuned.antennas.estimate_many(tuned.estimator, rounds, blocks))
+
+
+def _arrival(block: IqBlock, found: CsiFrame) -> float:
+    """Return when a frame arrived, in samples of the capture."""
+    return (found.time_s - block.time_s) * block.sample_rate_hz
+
+
+def _filled(links: list[_Link]) -> list[_Link]:
+    """Return what was found of one transmitter in a train; for a round in which its frame was rejected, the nearest one
+    that was not, the earlier one of two.
+
+    Where most frames were rejected, only those of the rounds beside it are taken. That is still more than she has in
+    single rounds, of which each has two whole frames; with more, an Eve who receives a frame now and then would be
+    taken for one who measured all rounds.
+    """
+    good = [i for i, (_, csi) in enumerate(links) if csi is not None]
+    reach = len(links) if 2 * len(good) >= len(links) else 1
+
+    def at(i: int) -> int:
+        nearest = min(good, key=lambda n: abs(n - i), default=i)
+        return nearest if abs(nearest - i) <= reach else i
+
+    return [links[at(i)] for i in range(len(links))]
 
 
 def _levelled(tuned: _Tuned, found: list[CsiFrame | ProbeRejected]) -> list[CsiFrame | ProbeRejected]:

@@ -165,6 +165,9 @@ class RoundTimes(Struct, kw_only=True):
     """During which the nodes estimated channels."""
     journal_s: Seconds = 0.0
     """During which rounds were recorded."""
+    apart_s: Seconds = 0.0
+    """From when the first slot was captured to when the last one was, by the coordinator's clock; only of rounds that
+    were ordered in steps."""
 
 
 class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,7 +22,7 @@ from testbed.assess import agreement, health, randomness, training
 from testbed.assess.cuts import table as table
 from testbed.assess.summary import BlockFacts, RawBits, RunFacts, summarise
 from testbed.chain import dialogue
-from testbed.chain.agreement import FOLLOW, LEAD, SACRIFICE, Agreed
+from testbed.chain.agreement import Agreed
 from testbed.chain.amplification import assumed_eve
 from testbed.chain.eavesdropping import EveGuess
 from testbed.chain.knowledge import Knowledge
@@ -343,10 +343,9 @@ def _distil(
         label: (_maybe(eve.from_alice, probes.which), _maybe(eve.from_bob, probes.which))
         for label, eve in cut.eves.items()
     }
-    # Her error rate is counted on raw bits. What the parities reveal is charged as leakage; her attack on the key
-    # below uses them, too.
-    early = [message for message in heard if message.kind in (LEAD, FOLLOW, SACRIFICE)]
-    guesses = {label: chain.eavesdrop(number, *pair, early, True, label) for label, pair in links.items()}
+    # Her error rate is counted on raw bits. What the parities reveal is charged as leakage; her guess of the key below
+    # uses them, too.
+    guesses = {label: chain.eavesdrop(number, *pair, heard, True, label) for label, pair in links.items()}
     judged = {label: guess.report for label, guess in guesses.items() if guess.report.measured}
     strongest = min(
         (label for label in cut.assumed if label in judged), key=lambda label: judged[label].error_rate, default=None
@@ -382,7 +381,8 @@ def _distil(
     _close(alice, probes, known)
     eve_key = None
     if strongest is not None and final.alice is not None:
-        eve_key = chain.eavesdrop(number, *links[strongest], [*heard, *final.said], True, strongest).key
+        found = chain.guess_key(guesses[strongest], [*heard, *final.said])
+        eve_key = None if found is None else found.key
     facts = BlockFacts(
         alice=alice.report,
         bob=bob.report,

@@ -23,9 +23,10 @@ from testbed.report.view import View, no_summary
 
 
 def load() -> None:
-    """Load the libraries that draw a page, which takes half a second; `make` does it where that was not done."""
-    for name in ("figure", "backends.backend_svg", "font_manager"):
-        import_module(f"matplotlib.{name}")
+    """Load the libraries that read a record and draw a page, which takes half a second; `make` does it where that was
+    not done."""
+    for name in ("h5py", "matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.font_manager"):
+        import_module(name)
     registry.usable("report_sections")
 
 

@@ -67,12 +67,9 @@ def sections_of(v: View, children: Children | None = None) -> list[Shown]:
 def _shared(v: View, sections: list[tuple[str, Section]], children: Children | None) -> list[Shown]:
     """Return the sections that this run has, drawn by the children; where one of them is lost, drawn here."""
     if children is not None and children.at_once > 1:
-        shares = [sections[i :: children.at_once] for i in range(children.at_once)]
         try:
-            drawn = {
-                shown[0]: shown for part in children.each([partial(_drawn, v, s) for s in shares]) for shown in part
-            }
-            return [drawn[name] for name, _ in sections if name in drawn]
+            # A section without pictures takes a millisecond, one with pictures a tenth of a second and more.
+            return [shown for part in children.shared([partial(_drawn, v, [s]) for s in sections]) for shown in part]
         except (ChildLost, OSError):
             pass
     return _drawn(v, sections)

@@ -545,6 +545,8 @@ def overheard(_: Path) -> Iterator[Feed]:
         except ProtocolError:
             del heard[at]
         guess = chain.eavesdrop(0, rng.choice([alice, alice, None]), bob, heard, True)
+        found = chain.guess_key(guess, heard)
+        assert found is None or found.reconciled.size == guess.kept.size
         assert 0 <= guess.report.sacrificed_errors <= guess.report.covered_bits <= guess.report.sacrificed_bits
         return "accepted" if guess.report.sacrificed_bits else "refused"
 

@@ -80,7 +80,8 @@ class Chaos(Stage):
             answers: list[Any] = [m.Trained(report=self.trained(body.block), public_messages=3)]
         elif isinstance(body, m.Step):
             answers = [m.Stepped(round=body.round, step=body.step)]
-            answers += [self.measured(node, body.round)] if body.last else []
+            numbers = range(body.round, body.round + body.rounds)
+            answers += [self.measured(node, *numbers)] if body.last else []
         elif isinstance(body, m.Probe):
             answers = [m.Captured(round=body.round), self.measured(node, *(plan.round for plan in body.rounds))]
         else:

@@ -496,3 +496,27 @@ def test_a_tdd_engine_that_was_left_enabled_is_stopped_and_one_by_its_own_librar
         level = power.reshape(-1, N // 4).mean(axis=1)
         assert 0.09 < np.mean(level > level.max() / 4) < 0.19
         assert engine.burst_count == 0
+
+
+def test_a_halt_does_not_wait_for_a_long_reception(pair: Pair) -> None:
+    """A train's samples last up to a second, and libiio waits for all of them."""
+    pair.tuned()
+    pair.bob_device.faults.silent = True  # no samples come
+    said: list[Exception] = []
+
+    def receive() -> None:
+        try:
+            pair.bob.receive(N, timeout_s=60.0)
+        except DeviceError as exc:
+            said.append(exc)
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    while pair.bob._rx_buffer is None:
+        time.sleep(0.001)
+    pair.bob.interrupt()
+    thread.join()
+    assert "interrupted" in str(said[0])
+    pair.bob.silence()
+    assert pair.bob_device.tree.values[TX_POWERDOWN] == "1"
+    assert pair.bob.state != "lost"

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from testbed.assess import health
+from testbed.assess.checks.ends_differ import ends_differ
 from testbed.assess.checks.gain_steps import gain_steps
 from testbed.assess.checks.pairing import pairing
 from testbed.assess.checks.reciprocal_variation import reciprocal_variation
@@ -114,3 +115,26 @@ def test_nothing_measured_is_reported_not_raised() -> None:
     empty = np.zeros((0, D))
     found = health.check(empty, empty, {"alice": empty})
     assert {"receiver_alice", "receiver_bob", "reciprocal_variation", "eve_measured"} <= failing(found)
+
+
+def test_one_measurement_for_both_ends_is_named() -> None:
+    levels = heard(fading(1, 0.5), 2)
+    verdict = ends_differ(levels, levels + 3.0)  # a constant gain does not make it another measurement
+    assert not verdict.ok
+    assert "100% of the levels at Alice and Bob are equal" in verdict.detail
+    assert "ends_differ" in failing(health.check(levels, levels.copy(), {}))
+
+
+def test_levels_in_whole_decibels_are_two_measurements() -> None:
+    h = fading(1, 0.5)
+    alice, bob = (np.round(heard(h, seed, 30.0)) for seed in (2, 3))
+    verdict = ends_differ(alice, bob)
+    assert verdict.ok
+    assert verdict.values["equal_share"] > 0.5
+
+
+def test_a_static_channel_in_whole_decibels_is_no_copy() -> None:
+    still = np.full((N, D), -40.0)
+    assert ends_differ(still, still.copy()).ok
+    assert ends_differ(still[:3], still[:3]).ok
+    assert ends_differ(np.full((N, D), np.nan), still).ok

@@ -300,7 +300,7 @@ def test_what_every_cheap_command_prints_is_one_object_and_nothing_beside_it(
     answers = {
         "list": {"quantize", "labs"},
         "list quantize scalar": {"scalar"},
-        "schema lab": {"$defs"},
+        **{f"schema {kind}": {"$ref", "$defs"} for kind in ("experiment", "lab", "map", "chain", "grid")},
         f"compare {a} {b}": {"runs", "figures"},
         f"report {a}": {"report", "figures"},
         f"watch {a}": {"state", "paused", "correlation", "snr_db"},

@@ -52,6 +52,27 @@ def until_gone(pids: list[int]) -> list[int]:
     return [pid for pid in pids if is_alive(pid)]
 
 
+def test_pieces_are_taken_one_by_one(tmp_path: Path) -> None:
+    """The first piece ends after the third has been done, which the same child would take in a fixed division."""
+
+    def first() -> int:
+        until((tmp_path / "third").exists)
+        return os.getpid()
+
+    def third() -> int:
+        (tmp_path / "third").touch()
+        return os.getpid()
+
+    before = sorted(os.listdir("/proc/self/fd"))
+    one, two, three = TWO.shared([first, os.getpid, third])
+    assert (tmp_path / "third").exists()
+    assert one != two == three
+    assert TWO.shared([]) == []
+    with pytest.raises(ChildLost, match="failed: ZeroDivisionError"):
+        TWO.shared([os.getpid, lambda: 1 // 0])
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_results_come_back_in_order_and_whole() -> None:
     here = os.getpid()
     large = np.arange(400_000.0)

@@ -122,6 +122,35 @@ def test_an_attack_that_keeps_labels_is_caught_in_children_too() -> None:
         assert "so it used them (canary)" in found.failures[0].reason
 
 
+class Hearing(Asked):
+    """Decides at the first fold how much of its gain the folds hide."""
+
+    needs = ("heard",)
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: setattr(self, "hidden_context", 0.4))
+        self.name = "hearing"
+
+
+def test_what_an_attack_states_at_the_first_fold_counts_wherever_it_was_asked() -> None:
+    block = facts()
+    here = judge(block, seed=3, attacks=[Hearing(), Asked(lambda *_: None)])
+    assert here.findings[0].estimated_bits < here.findings[1].estimated_bits
+    for n in (1, 2, 3, 4):
+        told = [Hearing(), Asked(lambda *_: None)]
+        assert judge(block, seed=3, attacks=told, children=Children(n, limit_s=200.0)) == here
+
+
+def test_an_attack_that_does_not_say_what_it_needs_fails_alone() -> None:
+    class Wordless(Asked):
+        needs = None  # type: ignore[assignment]
+
+    for children in (None, TWO):
+        found = judge(facts(), seed=3, attacks=[Wordless(lambda *_: None), Hearing()], children=children)
+        assert [f.reason[:9] for f in found.failures] == ["TypeError"]
+        assert [f.attack for f in found.findings] == ["hearing"]
+
+
 def in_children(do: Callable[[], object]) -> Attack:
     here = os.getpid()
     return Asked(lambda *_: do() if os.getpid() != here else None)

@@ -344,12 +344,14 @@ def test_no_key_at_bob_before_delivery():
 
 def test_eve_far_away_guesses():
     alice, _, transcript, from_alice, from_bob = agreed()
-    guess = chain().eavesdrop(BLOCK, from_alice, from_bob, transcript, complete=True)
+    k = chain()
+    guess = k.eavesdrop(BLOCK, from_alice, from_bob, transcript, complete=True)
     rate = guess.report.sacrificed_errors / guess.report.sacrificed_bits
     assert 0.4 < rate < 0.55
     assert guess.report.transcript_complete
-    assert guess.reconciled.size == alice.values.size
-    assert guess.key is None
+    found = k.guess_key(guess, transcript)
+    assert found.reconciled.size == guess.kept.size == alice.values.size
+    assert found.key is None
 
 
 @pytest.mark.parametrize(("lost", "measured"), [(0.1, True), (0.3, False), (1.0, False)])
@@ -397,11 +399,11 @@ def test_an_eve_who_hears_all_that_alice_hears_has_the_key():
     a, *_ = channels(0.08)
     k = chain()
     (key, _), _, more = amplify(decided())
-    guess = k.eavesdrop(BLOCK, None, a, [*agreed()[2], *(m for _, m in more)], True)
+    guess = k.eavesdrop(BLOCK, None, a, agreed()[2], True)
     assert guess.report.best_link == "bob"
     # her quantizer has no guard bands of its own but sees which entries were kept
     assert np.mean(guess.raw != agreed()[0].raw.values) < 0.01
-    assert np.array_equal(guess.key, key.bits)
+    assert np.array_equal(k.guess_key(guess, [m for _, m in more]).key, key.bits)
 
 
 def test_eves_key_guess_is_the_hash_of_her_string():
@@ -409,17 +411,22 @@ def test_eves_key_guess_is_the_hash_of_her_string():
     alice, bob = agreed(0.08, 0.95)[:2]
     _, _, more = amplify(KeyReport(block=BLOCK, key_bits=256), alice=alice, bob=bob)
     announced = more[0][1].body
-    guess = chain().eavesdrop(BLOCK, from_alice, from_bob, [*transcript, *(m for _, m in more)], True)
-    n, length = guess.reconciled.size, announced["length"]
+    k = chain()
+    guess = k.eavesdrop(BLOCK, from_alice, from_bob, transcript, True)
+    found = k.guess_key(guess, [*transcript, *(m for _, m in more)])
+    assert np.count_nonzero(found.reconciled != alice.values) < np.count_nonzero(guess.kept != alice.values)
+    n, length = found.reconciled.size, announced["length"]
     seed = np.unpackbits(np.frombuffer(announced["seed"], np.uint8), count=n + length - 1)
-    assert np.array_equal(guess.key, toeplitz_hash(guess.reconciled, seed, length))
+    assert np.array_equal(found.key, toeplitz_hash(found.reconciled, seed, length))
 
 
 @pytest.mark.parametrize("heard", [0, 1, 2, 3, 10])
 def test_eve_who_missed_messages_does_what_she_can(heard):
     _, _, transcript, from_alice, _ = agreed()
-    guess = chain().eavesdrop(BLOCK, from_alice, None, transcript[:heard], complete=False)
+    k = chain()
+    guess = k.eavesdrop(BLOCK, from_alice, None, transcript[:heard], complete=False)
     assert not guess.report.transcript_complete
+    assert (k.guess_key(guess, transcript[:heard]) is not None) == (heard >= 3)
     assert (guess.report.sacrificed_bits > 0) == (heard >= 3)
     assert (guess.raw.size > 0) == (heard >= 2)
 

@@ -242,3 +242,24 @@ def test_a_run_without_them_has_none_and_a_resumed_one_has_the_last() -> None:
 def test_a_damaged_record_of_them_is_refused(told: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Expected"):
         round_time(run_of(told))
+
+
+def test_the_two_slots_of_rounds_in_steps_are_as_far_apart_as_their_captures() -> None:
+    """In a train of four: both captures end when the last of their nodes reports, and steps of another kind say
+    nothing."""
+    bench = Bench()
+    steps = [(0, "transmit", ["alice"]), (1, "receive", ["bob", "eve"]), (2, "silence", ["alice"])]
+    steps += [(3, "receive", ["alice", "eve"]), (4, "silence", ["bob"])]
+    for at, action, nodes in steps:
+        body = m.Step(round=8, rounds=4, step=at, action=action, tx="alice", last=at > 2)  # type: ignore[arg-type]
+        bench.order(body, *nodes)
+        for node in nodes:
+            bench.wait(0.5)
+            bench.times.heard(node, m.Stepped(round=8, step=at))
+    assert bench.times._trains[8].last == 11
+    for node in ("alice", "bob", "eve"):
+        bench.times.heard(node, probed(8, 4))
+    bench.times.over(11)
+    assert (bench.sums().rounds, bench.sums().apart_s) == (4, pytest.approx(4 * 1.5))
+    bench.train(12, 4, air_s=0.1, estimate_s=0.1, took_s=1.0)
+    assert bench.sums().apart_s == pytest.approx(4 * 1.5)

@@ -296,3 +296,43 @@ def test_device_clock_round_trip(ppm: float, offset_s: float, ticks: int) -> Non
 def test_duration() -> None:
     assert duration(40, 40e6) == US
     assert duration(1, 30.72e6) == 32552
+
+
+def test_free_radios_that_are_asked_while_nothing_else_happens_receive_the_same_stretch_of_time() -> None:
+    air = Air()
+    air.reset(SCENE, CARRIER_HZ, 1)
+    for name in ("alice", "bob", "eve"):
+        air.tune(name, name, CARRIER_HZ, RATE_HZ, 0.0, free=True)
+    air.let_pass(100 * US)
+    air.transmit("alice", 100 * US, burst(), cyclic=True)
+    heard = {}
+    for name in ("bob", "eve"):
+        start = air.earliest(name)
+        air.check_reception(name, start, 4000)
+        heard[name] = start, float(np.abs(air.hear(name, start, 4000)).mean())
+    assert heard["bob"][0] == heard["eve"][0] == 100 * US
+    assert heard["eve"][1] > 0
+    assert air.frontier == 200 * US
+    assert air.earliest("bob") == 200 * US  # after what it received itself
+    air.silence("alice")
+    assert [air.earliest(name) for name in ("alice", "bob", "eve")] == [200 * US] * 3
+    air.let_pass(300 * US)
+    assert air.earliest("eve") == 300 * US
+
+
+def test_a_free_radio_that_was_away_for_long_does_not_ask_for_samples_that_are_gone() -> None:
+    air = Air()
+    air.reset(SCENE, CARRIER_HZ, 1)
+    for name in ("bob", "eve"):
+        air.tune(name, name, CARRIER_HZ, RATE_HZ, 0.0, free=True)
+    air.check_reception("bob", 0, 3 * 40_000_000)
+    air.pass_time(3_000_000 * US)
+    start = air.earliest("eve")
+    assert start == air.frontier - RETENTION // 2
+    air.check_reception("eve", start, 400)
+
+
+def test_radios_that_declare_receive_from_their_own_present_on() -> None:
+    air = air_of("alice", "bob")
+    air.declare("bob", 50 * US)
+    assert air.earliest("bob") == air.now("bob") == 50 * US

@@ -27,8 +27,9 @@ def pairing(alice_db: F64, bob_db: F64) -> Verdict:
     r0 = correlation(alice_db, bob_db)
     n = alice_db.shape[0]
     reach = min(MAX_SHIFT, n // 4)
-    # Differences from probe to probe are compared, because a slow drift correlates at every shift.
-    a, b = detrend(alice_db), detrend(bob_db)
+    # Differences from probe to probe are compared, because a slow drift correlates at every shift. The first probe has
+    # none.
+    a, b = detrend(alice_db)[1:], detrend(bob_db)[1:]
     by_shift = {k: correlation(a[k:], b[:-k]) for k in range(1, reach + 1)}
     by_shift |= {-k: correlation(a[:-k], b[k:]) for k in range(1, reach + 1)}
     shifted = {shift: r for shift, r in by_shift.items() if r is not None}

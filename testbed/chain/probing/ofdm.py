@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -63,9 +64,9 @@ class Ofdm(Sounder):
         even = bins[bins % 2 == 0]
 
         spectrum = np.zeros((2, o.n_fft), dtype=np.complex128)
-        spectrum[0, even] = _low_crest(even, o.n_fft, seeds.generator(o.seed, "ofdm", "preamble"))
+        spectrum[0, even] = _low_crest(tuple(even.tolist()), o.n_fft, o.seed, "preamble")
         spectrum[0, even] *= np.sqrt(bins.size / even.size)  # as strong as a symbol
-        spectrum[1, bins] = _low_crest(bins, o.n_fft, seeds.generator(o.seed, "ofdm", "symbol"))
+        spectrum[1, bins] = _low_crest(tuple(bins.tolist()), o.n_fft, o.seed, "symbol")
         preamble, symbol = np.fft.ifft(spectrum, axis=1) * np.sqrt(o.n_fft)
 
         samples = np.concatenate(
@@ -85,14 +86,16 @@ class Ofdm(Sounder):
         )
 
 
-def _low_crest(bins: I64, n_fft: int, rng: np.random.Generator) -> C64:
-    """Return (bin,) unit values whose waveform has a low crest factor.
+@lru_cache(maxsize=8)
+def _low_crest(used: tuple[int, ...], n_fft: int, seed: int, part: str) -> C64:
+    """Return (bin,) unit values, to be read only, whose waveform has a low crest factor.
 
     Iterated clipping (Van der Ouderaa et al., IEEE Trans. Instrum. Meas. 37(1), 1988): clip the waveform's magnitude,
     keep the phases of its spectrum, restore the spectrum's flat magnitude. The phases end on a grid, so that rounding
     differences between machines cannot reach the waveform.
     """
-    values = np.exp(2j * np.pi * rng.random(bins.size))
+    bins = np.array(used)
+    values = np.exp(2j * np.pi * seeds.generator(seed, "ofdm", part).random(bins.size))
     spectrum = np.zeros(n_fft, dtype=np.complex128)
     for _ in range(_PAPR_ITERATIONS):
         spectrum[bins] = values
@@ -102,4 +105,6 @@ def _low_crest(bins: I64, n_fft: int, rng: np.random.Generator) -> C64:
         values = np.fft.fft(wave * np.minimum(1.0, limit / np.maximum(magnitude, 1e-300)))[bins]
         values /= np.abs(values)
     steps = np.round(np.angle(values) * (_PHASE_STEPS / (2 * np.pi)))
-    return np.exp(2j * np.pi * steps / _PHASE_STEPS).astype(np.complex64)
+    found: C64 = np.exp(2j * np.pi * steps / _PHASE_STEPS).astype(np.complex64)
+    found.setflags(write=False)
+    return found
