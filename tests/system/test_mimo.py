@@ -69,5 +69,7 @@ def test_a_direct_net_chooses_a_nodes_beams(tmp_path: Path) -> None:
         heard[policy] = dict(zip(link.rounds.tolist(), link.csi, strict=True))
     assert heard["svd"].keys() == heard["agent"].keys()
     alike = [k for k in heard["svd"] if np.allclose(heard["svd"][k], heard["agent"][k], rtol=1e-3)]
-    # Alice uses SVD until she has received Fred eight times, and the net from then on
-    assert alike == [k for k in heard["svd"] if k < 14]
+    # Alice uses SVD until she has received Fred eight times, and the net from then on, which may choose the same beam
+    early = [k for k in heard["svd"] if k < 14]
+    assert alike[: len(early)] == early
+    assert len(alike) <= len(early) + 1 < len(heard["svd"]) - 2
