@@ -271,17 +271,17 @@ def _train(
             "these ([training] rounds, guard_rounds)"
         )
     probes = feeding[: training_plan.rounds]
-    a, b, said = dialogue.run(
-        chain.train("alice", _take(cut.alice, probes), 0, seed), chain.train("bob", _take(cut.bob, probes), 0, seed)
-    )
+    numbers = cut.alice.rounds[probes]  # the model's card names them, as that of the run did
+    ends = {side: _take(series, probes, numbers) for side, series in (("alice", cut.alice), ("bob", cut.bob))}
+    a, b, said = dialogue.run(chain.train("alice", ends["alice"], 0, seed), chain.train("bob", ends["bob"], 0, seed))
     failure = a.failure or b.failure
     for label, eve in cut.eves.items():
-        heard = _maybe(eve.from_alice, probes), _maybe(eve.from_bob, probes)
+        heard = _maybe(eve.from_alice, probes, numbers), _maybe(eve.from_bob, probes, numbers)
         chain.overhear_training(*heard, [m for _, m in said], seed, label)
     # Training rounds have negative numbers, so that every block comes later.
     before = np.arange(-training_plan.rounds - training_plan.guard_rounds, -training_plan.guard_rounds, dtype=np.int64)
     if _has_own_numbers(cut):
-        before = cut.alice.rounds[probes]
+        before = numbers
     published = chain.features(_take(cut.alice, probes, before), "alice")
     if published is not None:
         for memory in known.values():

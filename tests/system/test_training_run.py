@@ -24,7 +24,6 @@ def test_a_training_phase_on_rough_radios_and_its_replay(tmp_path: Path) -> None
     plan = msgspec.structs.replace(
         plan,
         rounds=360,
-        seed=3,  # no round of the training is rejected: a replay numbers the kept ones only
         training=Training(rounds=120, guard_rounds=10),
         accounting=msgspec.structs.replace(plan.accounting, block_rounds=225, epsilon_log2=32),
         chain=msgspec.structs.replace(plan.chain, enhance_options={"step": 16, "hidden": 0}),
