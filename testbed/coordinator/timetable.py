@@ -56,7 +56,7 @@ _LEAD_SHRINKS, _TRAIN_GROWS = 0.9, 1.25
 FIRST_TRAIN = 64
 """On the wall clock, largest number of rounds of the first trains: how fast the nodes are shows only in their reports,
 and two trains are ordered before the first report."""
-_SPARE = 1.25
+_SPARE = 1.75
 """How much longer than the last train the next one may take the nodes."""
 _CLEAR_S = 0.2
 """More than two windows of the greatest width, and than the radios' longest turn-arounds in virtual time."""

@@ -146,12 +146,12 @@ def test_a_train_is_as_long_as_the_interval_allows() -> None:
     [
         (200e-6, 64, 0.02, 0.108, 80),  # the nodes keep up: a long lead becomes shorter, and trains longer
         (200e-6, 64, 0.05, 0.108, 64),  # they do not, and the lead is long enough
-        (200e-6, 64, 0.16, 0.2, 64),
+        (200e-6, 64, 0.12, 0.21, 64),
         (200e-6, 64, 1.0, 0.25, 64),
         (200e-6, 31, 0.01, 0.108, 64),  # a short train says nothing of long ones
         (200e-6, 1, 0.5, 0.108, 64),
         (1e-3, 64, 0.12, 0.108, 80),
-        (1e-3, 64, 0.144, 0.18, 64),
+        (1e-3, 64, 0.136, 0.238, 64),
     ],
 )  # fmt: skip
 def test_the_next_train_waits_for_nodes_that_need_longer_than_the_air(

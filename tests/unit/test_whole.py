@@ -191,6 +191,7 @@ def test_no_more_is_read_than_is_accepted(tmp_path: Path, monkeypatch: pytest.Mo
 _OTHERWISE = {
     "core/forks.py": "tells the system which process to end first where memory is short",
     "cli/papers.py": "looks whether a file can be written, and writes nothing",
+    "lab/spares.py": "appends a daemon's log",
     "lab/sweep.py": "appends a row to the journal of a sweep, and syncs it",
     "papers/kit/figures.py": "draws what results.json holds",
     "testing/source.py": "makes bad inputs for a test",
