@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from typing import NoReturn
 
 INTERRUPTED = 130
-_SELDOM = 10_000
-"""Number of new objects after which Python looks for unreachable ones; its default is 700. Loading libraries makes a
-hundred thousand, which stay."""
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -23,7 +19,6 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, _interrupt)
-        gc.set_threshold(_SELDOM)
         _run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -31,6 +26,9 @@ def main() -> NoReturn:
 
 
 def _run() -> None:
+    from testbed.core import memory
+
+    memory.collect_seldom()  # loading libraries makes a hundred thousand objects, which stay
     from testbed.cli import main as command
     from testbed.core import ending
 

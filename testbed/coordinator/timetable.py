@@ -42,8 +42,6 @@ _SPREADS = 6.0
 ORDERED_AHEAD_S = 1.0
 """On the wall clock, a round is ordered no earlier than this before its first sample: a node that waits for a round
 handles no other message."""
-MOST_SAMPLES = 4_000_000
-"""Largest number of samples of one window, over all antennas: drivers and the simulated air accept no more."""
 WALL_LEAD_S = 0.03
 """On the wall clock, a train is ordered at least this long before its first sample, so that it reaches the nodes."""
 LEAD_OF_ROUND_S = 0.4e-3
@@ -142,7 +140,7 @@ class Timetable:
             self._slots, frame_s, p.interval_s, p.turnaround_s + turnaround_s,
             max([p.guard_s, *(guard_s for _, guard_s in needs)]),
             0.0 if self.virtual else max(FIRST_LEAD_S, self._least_lead_s),
-            min(WIDEST_S, MOST_SAMPLES / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
+            min(WIDEST_S, LONGEST_CAPTURE / 2 / (n_antennas * self._experiment.radio.sample_rate_hz)),
         )  # fmt: skip
         ris = roster.by_role("ris")
         latency_s = ris.hello.latency_s if ris is not None and ris.hello is not None else 0.0

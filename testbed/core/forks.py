@@ -209,21 +209,28 @@ class _Child:
         return status
 
 
+def fork(live: Callable[[set[int | signal.Signals]], NoReturn]) -> int:
+    """Fork this process and return the child's number. The child calls `live` with this process's signal mask; signals
+    that this process handles are blocked in it until it sets that mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    try:
+        with warnings.catch_warnings():
+            # From Python 3.12 on, a fork of a process with threads warns of locks that these hold. The child uses only
+            # locks that Python and the C library make anew in it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            live(before)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _fork(work: Callable[[], bytes], silent: bool) -> _Child:
     told, tell = os.pipe()
     parent, library = os.getpid(), ctypes.CDLL(None) if are_safe() else None
     try:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        try:
-            with warnings.catch_warnings():
-                # From Python 3.12 on, a fork of a process with threads warns of locks that these hold. The child uses
-                # only locks that Python and the C library make anew in it.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                pid = os.fork()
-            if not pid:
-                _work(work, tell, silent, before, parent, library)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pid = fork(lambda mask: _work(work, tell, silent, mask, parent, library))
     except BaseException:
         os.close(told)
         raise

@@ -20,7 +20,7 @@ def collected_seldom() -> Iterator[None]:
     """
     before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(_SELDOM, *before[1:])
+    collect_seldom()
     try:
         yield
     finally:
@@ -44,6 +44,11 @@ def keep_freed() -> None:
         library = ctypes.CDLL(None)
         for parameter, n_bytes in KEPT_BYTES.items():
             library.mallopt(parameter, n_bytes)
+
+
+def collect_seldom() -> None:
+    """Have Python look less often for objects that are unreachable, as long as this process lives."""
+    gc.set_threshold(_SELDOM, *gc.get_threshold()[1:])
 
 
 def give_back() -> None:

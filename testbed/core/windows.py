@@ -14,7 +14,8 @@ from testbed.core.types import IqBlock
 PERIODS = 3
 """How many periods of a repeated frame are captured for a single round."""
 LONGEST_CAPTURE = 4_000_000
-"""Largest number of samples in one capture: the simulated air accepts no more, nor does the kernel of a Pluto."""
+"""Largest number of samples in one capture, over all antennas: drivers and the simulated air accept no more, nor does
+the kernel of a Pluto."""
 _CRYSTALS = 100e-6
 """Largest difference of two sample clocks that is allowed for between one frame and another: crystals of ±25 ppm, and
 twice as much again."""

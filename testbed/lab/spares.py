@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol, Self
@@ -31,7 +30,6 @@ from testbed.lab import supervision
 
 Work = Callable[[str, dict[str, Any]], int]
 """(command, its options) → exit status: what a daemon does."""
-_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = 130
 _LONGEST_LOOK_S = 0.005
 _ARGUMENTS_FIELD = 45
@@ -182,15 +180,7 @@ def _fork(work: Work) -> Spare:
     told, tell = os.pipe()
     pid = -1
     try:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of the numerical libraries' threads; see `forks`
-                pid = os.fork()
-            if not pid:
-                _live(work, orders, tell, before)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pid = forks.fork(lambda mask: _live(work, orders, tell, mask))
     finally:
         for number in (orders, tell) if pid > 0 else (orders, tell, order, told):
             os.close(number)

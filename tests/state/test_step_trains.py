@@ -40,15 +40,6 @@ class Trains(Untimed):
             )
         return received
 
-    def usual(self, node: str, body: Any) -> list[Any]:
-        if not isinstance(body, m.Step):
-            return super().usual(node, body)
-        done: list[Any] = [m.Stepped(round=body.round, step=body.step)]
-        if body.last:
-            results = [self.result(node, n) for n in range(body.round, body.round + body.rounds)]
-            done.append(m.Probed(rounds=results))
-        return done
-
     def result(self, node: str, number: int) -> m.RoundResult:
         why = self.heard.get((node, number))
         links = [m.LinkResult(tx=tx, reason=why, snr_db=20.0) for tx in ("alice", "bob") if tx != node]

@@ -36,11 +36,14 @@ class Untimed(Stage):
             return super().usual(node, body)
         done: list[Any] = [m.Stepped(round=body.round, step=body.step)]
         if body.last:
-            slots = [m.SlotPlan("alice", ["bob", "eve"], 0.0), m.SlotPlan("bob", ["alice", "eve"], 0.0)]
-            done.append(
-                probed(node, m.Probe(rounds=[m.RoundPlan(round=body.round, slots=slots, margin_s=0.0, end_s=0.0)]))
-            )
+            numbers = range(body.round, body.round + body.rounds)
+            done.append(m.Probed(rounds=[self.result(node, number) for number in numbers]))
         return done
+
+    def result(self, node: str, number: int) -> m.RoundResult:
+        slots = [m.SlotPlan("alice", ["bob", "eve"], 0.0), m.SlotPlan("bob", ["alice", "eve"], 0.0)]
+        plan = m.RoundPlan(round=number, slots=slots, margin_s=0.0, end_s=0.0)
+        return probed(node, m.Probe(rounds=[plan])).rounds[0]
 
     def orders(self, number: int = 0) -> list[tuple[str, str, bool]]:
         told = [(n, b) for n, b in self.told if isinstance(b, m.Step) and b.round == number]

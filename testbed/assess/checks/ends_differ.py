@@ -28,13 +28,14 @@ class EndsDiffer(HealthCheck):
 def ends_differ(alice_db: F64, bob_db: F64) -> Verdict:
     """Fails if both ends have the same values, apart from one constant factor for each dimension."""
     name = "ends_differ"
-    apart = np.abs(centred(alice_db) - centred(bob_db))
+    alice = centred(alice_db)
+    apart = np.abs(alice - centred(bob_db))
     apart = apart[np.isfinite(apart)]
     if apart.size < MIN_PROBES:
         return Verdict(name, True, "Too few common probes to compare the two ends' values.")
     equal = float(np.mean(apart < _EQUAL_DB))
     values = {"equal_share": equal}
-    if equal > _NEARLY_ALL and np.nanmax(np.abs(centred(alice_db))) > _EQUAL_DB:
+    if equal > _NEARLY_ALL and np.nanmax(np.abs(alice)) > _EQUAL_DB:
         return Verdict(
             name,
             False,
